@@ -1,0 +1,29 @@
+# One word a job; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.PHONY: help build build-tools demo test check
+# The stages of a job run in the order in which they are written.
+.NOTPARALLEL:
+
+STAGE := .ci/stage
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build-tools: ## make sure that cargo and a C compiler are there
+	@demo/need-build-tools.sh
+
+build: build-tools ## build the shim and the command line, optimised, into target/release
+	cargo build --release --locked -p sternline-shim -p sternline-cli --bins
+
+demo: ## one forward end to end on this machine, narrated; as root or not
+	@demo/run.sh
+
+check: build-tools ## what must be clean before a commit: format, lints, dependencies, docs
+	@$(STAGE) "format" cargo fmt --all --check
+	@$(STAGE) "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+	@$(STAGE) "API docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@$(STAGE) "pages" cargo test --locked --quiet -p sternline-docs
+	@$(STAGE) "dependencies" .ci/deny
+
+test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
