@@ -1,2 +1,7 @@
-//! To be filled.
-fn main() {}
+//! `sternline`: forwards ports of a pod to this machine.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sternline_cli::run(std::env::args_os())
+}

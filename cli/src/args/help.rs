@@ -1,0 +1,73 @@
+//! The longer texts of `--help`.
+
+/// After the list of commands.
+pub(super) const MAIN: &str = "\
+Examples:
+  # connections to port 9003 in the sandbox reach the debugger on this machine
+  sternline forward sandbox/web 9003
+
+  # who listens in this node's sandboxes
+  sternline sessions
+
+`sternline forward --help` has the forms of a SPEC and the exit codes.";
+
+pub(super) const FORWARD_ABOUT: &str = "\
+Listen in a sandbox and lead its connections to this machine.
+
+Every connection that a process in the sandbox makes to a listener comes out at the target that \
+you name here, dialled from this machine. The listeners are on loopback of the sandbox and \
+vanish when this command ends. Nothing is printed before everything listens.";
+
+pub(super) const FORWARD: &str = "\
+SPEC, remote first as in ssh -R:
+  SPEC   := LISTEN[:TARGET]          a lone PORT means both ends
+  LISTEN := [BIND:](PORT | 0)        BIND := localhost | IPv4 | [IPv6]; 0 takes a free port
+  TARGET := PORT | HOST:PORT | unix:PATH
+  The first field decides: a number is the port to listen on, all else is BIND. So
+  localhost:8080 listens on localhost, and a host to dial comes after the port. IPv6 addresses
+  stand in brackets. unix: always begins a path. A BIND outside loopback must be allowed by the
+  server.
+
+Examples:
+  # localhost:9003 in the sandbox is port 9003 of this machine
+  sternline forward sandbox/web 9003
+
+  # several; the second takes a free port, the third dials another host, the fourth a socket
+  sternline forward sandbox/web 8080:3000 0:3000 5432:db.internal:5432 9229:unix:/tmp/app.sock
+
+  # run a command while the forward is up
+  sternline forward sandbox/web 8080:3000 --quiet -- npm test
+
+  # for scripts: JSON events, and a file that appears when everything listens
+  sternline forward sandbox/web 0:3000 -o json --ready-file /tmp/ready.json
+
+  # survive a lost connection for up to a minute
+  sternline forward sandbox/web 9003 --hold 1m
+
+COMMAND starts when everything listens, in this process group. SIGINT, SIGTERM and SIGHUP are \
+passed on to it, save those that a terminal sent to the whole group already. The forward ends with \
+it. If the forward is lost for good, COMMAND gets SIGTERM, and SIGKILL 10 s later.
+
+Exit codes:
+    0  asked to stop (SIGINT, SIGTERM, SIGHUP; a second one exits at once)
+    1  anything without a code of its own; standard output closed
+    2  the command line is wrong
+    3  the sandbox does not exist or is not ready
+    4  not allowed
+    5  cannot listen: the port is taken, the address does not exist
+    6  no server, or it does not offer this (there), or the feature is off
+    7  the connection to the server is lost
+    9  the server ended the session
+  With COMMAND its own code is ours, 128+n if signal n ended it; 126 if it cannot be executed, 127 \
+if it is not found, 125 if the forward never came up, 7 or 9 if it was lost or ended meanwhile.";
+
+pub(super) const SESSIONS: &str = "\
+Examples:
+  sternline sessions
+  sternline sessions sandbox/web
+  sternline sessions -o json";
+
+pub(super) const STOP: &str = "\
+Examples:
+  sternline stop 3f9c2a71
+  sternline stop session/3f9c2a71 8b01";

@@ -1,0 +1,21 @@
+//! The commands that make a call and print its answer.
+
+mod sessions;
+mod table;
+mod version;
+
+pub use sessions::{sessions, stop};
+pub use version::version;
+
+use crate::fault::{Fault, exit};
+use crate::output::Output;
+use serde::Serialize;
+
+/// Prints a whole answer as JSON, in lines.
+fn json(output: &Output, value: &impl Serialize) -> Result<(), Fault> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        Fault::new(exit::OTHER, format!("the answer has no JSON form: {error}"))
+    })?;
+    output.line(text);
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! `sternline forward`: one session, from the call to its end.
+//!
+//! ```text
+//! call -> URL -> upgrade -> tunnel -> Ready, checked -> announced -> served
+//!                  ^                                                  |
+//!                  +------- resume, while the hold lasts ------------+
+//! ```
+
+mod connection;
+mod control;
+mod dial;
+mod interrupts;
+mod live;
+mod mapping;
+mod ready_file;
+mod resume;
+mod serve;
+mod setup;
+
+use crate::args::Format;
+use crate::child::Wrapped;
+use crate::connect::Server;
+use crate::descriptors::Descriptors;
+use crate::fault::{Fault, exit};
+use crate::output::Output;
+use crate::report::{Ended, Event, Lost, Reconnected, Reporter, reporter};
+use crate::signals::Held;
+use crate::spec::Spec;
+use crate::target::Place;
+use connection::Connections;
+use interrupts::{Interrupt, Interrupts};
+use ready_file::ReadyFile;
+use serve::Over;
+use setup::Up;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sternline_api::Reason;
+
+/// What the user asked for, checked.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where to listen.
+    pub place: Place,
+    /// What to forward; the ids are the positions.
+    pub specs: Vec<Spec>,
+    /// How long the listeners shall outlive a lost connection.
+    pub hold: Duration,
+    /// Command to wrap; empty for none.
+    pub command: Vec<OsString>,
+    /// File that says that everything listens.
+    pub ready_file: Option<PathBuf>,
+    /// How to print.
+    pub format: Format,
+    /// Whether to leave out lines of progress.
+    pub quiet: bool,
+    /// The limits of descriptors, for the command.
+    pub descriptors: Descriptors,
+}
+
+/// How a forward came to its end, other than by a [`Fault`].
+enum Finish {
+    /// We were asked to stop.
+    Stopped,
+    /// The wrapped command ended with this code.
+    Command(u8),
+}
+
+/// Forwards until the end and returns the exit code.
+pub async fn run(plan: Plan, server: Server, output: Output, held: Held) -> u8 {
+    let reporter: Arc<dyn Reporter> = reporter(plan.format, plan.quiet, output.clone()).into();
+    let totals = Arc::default();
+    let forward = Forward {
+        plan,
+        server,
+        reporter: Arc::clone(&reporter),
+        connections: Arc::new(Connections::new(Arc::clone(&reporter), Arc::clone(&totals))),
+    };
+    let result = match Interrupts::open(&held, output.clone()) {
+        Ok(mut interrupts) => forward.run(&mut interrupts, &output).await,
+        Err(error) => Err(Fault::new(
+            exit::OTHER,
+            format!("cannot listen for signals: {error}"),
+        )),
+    };
+    let (reason, message, exit_code) = match result {
+        Ok(Finish::Stopped) => (
+            Reason::Done.label(),
+            "asked to stop".to_owned(),
+            exit::STOPPED,
+        ),
+        Ok(Finish::Command(code)) => (Reason::Done.label(), "the command ended".to_owned(), code),
+        Err(fault) => (fault.label(), fault.message, fault.exit),
+    };
+    let (connections, bytes_from_pod, bytes_to_pod) = totals.get();
+    reporter.report(&Event::Ended(Ended {
+        reason: reason.to_owned(),
+        message,
+        exit_code,
+        connections,
+        bytes_from_pod,
+        bytes_to_pod,
+    }));
+    output.flush().await;
+    exit_code
+}
+
+struct Forward {
+    plan: Plan,
+    server: Server,
+    reporter: Arc<dyn Reporter>,
+    connections: Arc<Connections>,
+}
+
+impl Forward {
+    async fn run(self, interrupts: &mut Interrupts, output: &Output) -> Result<Finish, Fault> {
+        let came_up = self.come_up(interrupts, output).await;
+        let (up, _ready_file) = match came_up {
+            Ok(up) => up,
+            Err(Early::Stopped) if self.plan.command.is_empty() => return Ok(Finish::Stopped),
+            Err(Early::Stopped) => {
+                return Err(Fault {
+                    exit: exit::NEVER_UP,
+                    ..Fault::because(Reason::Done, "asked to stop before the forward was up")
+                });
+            }
+            Err(Early::Fault(fault)) if self.plan.command.is_empty() => return Err(fault),
+            Err(Early::Fault(fault)) => {
+                // The command's own failures keep their code.
+                let exit = match fault.exit {
+                    own @ (exit::NOT_EXECUTABLE | exit::NOT_FOUND) => own,
+                    _ => exit::NEVER_UP,
+                };
+                return Err(Fault { exit, ..fault });
+            }
+        };
+        let result = self.serve(up, interrupts).await;
+        if let (Err(_), Some(command)) = (&result, interrupts.command.take()) {
+            command.end().await;
+        }
+        result
+    }
+
+    /// Everything up to the first connection. A failure on the way leaves
+    /// nothing behind on the server.
+    async fn come_up(
+        &self,
+        interrupts: &mut Interrupts,
+        output: &Output,
+    ) -> Result<(Up, Option<ReadyFile>), Early> {
+        if let Some(path) = &self.plan.ready_file {
+            ReadyFile::clear(path);
+        }
+        let opened = tokio::select! {
+            opened = setup::call(&self.server, &self.plan) => opened?,
+            interrupt = interrupts.next() => return Err(interrupt.into()),
+        };
+        let (mut client, session_id) = (opened.client.clone(), opened.session_id.clone());
+        let up = tokio::select! {
+            up = setup::stream(&self.server, &self.plan, opened) => up.map_err(Early::from),
+            interrupt = interrupts.next() => Err(interrupt.into()),
+        };
+        let up = match up {
+            Ok(up) => up,
+            Err(early) => {
+                setup::abandon(&mut client, session_id).await;
+                return Err(early);
+            }
+        };
+        let ready = up.announcement(&self.plan);
+        match self.announce(&ready, interrupts, output).await {
+            Ok(ready_file) => Ok((up, ready_file)),
+            Err(fault) => {
+                serve::goodbye(up.live, Reason::Done, "").await;
+                Err(fault.into())
+            }
+        }
+    }
+
+    async fn announce(
+        &self,
+        ready: &crate::report::Ready,
+        interrupts: &mut Interrupts,
+        output: &Output,
+    ) -> Result<Option<ReadyFile>, Fault> {
+        let ready_file = match &self.plan.ready_file {
+            Some(path) => Some(ReadyFile::write(path, ready)?),
+            None => None,
+        };
+        self.reporter.report(&Event::Ready(ready.clone()));
+        if !self.plan.command.is_empty() {
+            // What the command prints comes after our lines.
+            output.flush().await;
+            let command = Wrapped::start(&self.plan.command, self.plan.descriptors)?;
+            interrupts.command = Some(command);
+        }
+        Ok(ready_file)
+    }
+
+    /// Serves tunnel after tunnel until the session is over.
+    async fn serve(&self, up: Up, interrupts: &mut Interrupts) -> Result<Finish, Fault> {
+        let Up {
+            mut live,
+            mapping,
+            mut resume,
+        } = up;
+        loop {
+            let over =
+                serve::serve(live, &mapping, &mut resume, &self.connections, interrupts).await;
+            let (why, open) = match over {
+                Over::Interrupted(Interrupt::Stop) => return Ok(Finish::Stopped),
+                Over::Interrupted(Interrupt::Command(code)) => return Ok(Finish::Command(code)),
+                Over::Interrupted(Interrupt::OutputClosed) => {
+                    return Err(interrupts::output_closed());
+                }
+                Over::Ended(fault) => return Err(fault.about(&self.plan.place)),
+                Over::Lost { why, open } => (why, open),
+            };
+            if !resume.is_possible() {
+                return Err(Fault::because(
+                    Reason::TunnelLost,
+                    format!("the connection to {} is lost: {why}", self.plan.place),
+                ));
+            }
+            self.reporter.report(&Event::Lost(Lost {
+                connections: open,
+                hold_ms: millis(resume.hold()),
+                message: format!("the connection to {} is lost: {why}", self.plan.place),
+            }));
+            let lost = Instant::now();
+            live = tokio::select! {
+                back = resume.come_back(&self.plan.specs, &mapping, self.server.timeout) => {
+                    back.map_err(|fault| fault.about(&self.plan.place))?
+                }
+                interrupt = interrupts.next() => match interrupt {
+                    Interrupt::Stop => return Ok(Finish::Stopped),
+                    Interrupt::Command(code) => return Ok(Finish::Command(code)),
+                    Interrupt::OutputClosed => return Err(interrupts::output_closed()),
+                },
+            };
+            self.reporter.report(&Event::Reconnected(Reconnected {
+                place: self.plan.place.to_string(),
+                after_ms: millis(lost.elapsed()),
+            }));
+        }
+    }
+}
+
+/// Why a forward did not come up.
+enum Early {
+    Stopped,
+    Fault(Fault),
+}
+
+impl From<Fault> for Early {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Interrupt> for Early {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::OutputClosed => Self::Fault(interrupts::output_closed()),
+            // No command runs yet.
+            Interrupt::Stop | Interrupt::Command(_) => Self::Stopped,
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,153 @@
+//! The file of `--ready-file`: there while the forward is up.
+
+use crate::fault::{Fault, exit};
+use crate::report::Ready;
+use serde::Serialize;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Files of earlier runs are smaller than this; larger ones are not ours.
+const LARGEST: u64 = 1024 * 1024;
+
+/// What the file says: the `ready` event and who wrote it.
+#[derive(Serialize)]
+struct Content<'a> {
+    pid: u32,
+    #[serde(flatten)]
+    ready: &'a Ready,
+}
+
+/// The written file. Dropped, it removes it.
+#[derive(Debug)]
+pub(super) struct ReadyFile {
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl ReadyFile {
+    /// Removes what an earlier run left, so that nobody takes it for ours.
+    /// Anything else is left alone.
+    pub(super) fn clear(path: &Path) {
+        let small = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() < LARGEST);
+        let left = small
+            && fs::read(path).is_ok_and(|bytes| {
+                serde_json::from_slice::<serde_json::Value>(&bytes)
+                    .is_ok_and(|v| v.get("session_id").is_some() && v.get("bound").is_some())
+            });
+        if left {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Writes the file in one step: whoever sees it sees all of it.
+    pub(super) fn write(path: &Path, ready: &Ready) -> Result<Self, Fault> {
+        let failed = |error: io::Error| {
+            Fault::new(
+                exit::OTHER,
+                format!(
+                    "cannot write the ready file {}: {}: the forward is given up",
+                    path.display(),
+                    crate::cause(&error)
+                ),
+            )
+        };
+        let pid = std::process::id();
+        let mut content =
+            serde_json::to_vec(&Content { pid, ready }).map_err(|error| failed(error.into()))?;
+        content.push(b'\n');
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let draft = path.with_file_name(format!(".{name}.{pid}.tmp"));
+        let written = put(&draft, &content).and_then(|()| fs::rename(&draft, path));
+        if let Err(error) = written {
+            let _ = fs::remove_file(&draft);
+            return Err(failed(error));
+        }
+        tracing::info!(path = %path.display(), "ready file written");
+        Ok(Self {
+            path: path.to_owned(),
+            content,
+        })
+    }
+}
+
+fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+    // Left by a process of the same id that was killed in between.
+    let _ = fs::remove_file(path);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)?;
+    file.write_all(content)
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        // Another forward may have written its own since.
+        if fs::read(&self.path).is_ok_and(|content| content == self.content) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(session_id: &str) -> Ready {
+        Ready {
+            session_id: session_id.into(),
+            place: "sandbox/web".into(),
+            hold_ms: 0,
+            bound: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn it_is_there_as_long_as_it_is_held_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("ready.json");
+        let file = ReadyFile::write(&path, &ready("s1")).expect("written");
+        let value: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+        assert_eq!(value["session_id"], "s1");
+        assert_eq!(value["pid"], std::process::id());
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
+        drop(file);
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn the_file_of_another_forward_stays() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("ready.json");
+        let first = ReadyFile::write(&path, &ready("s1")).expect("written");
+        let second = ReadyFile::write(&path, &ready("s2")).expect("written");
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_what_an_earlier_run_left_is_cleared() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("ready.json");
+        fs::write(&path, "my notes").expect("written");
+        ReadyFile::clear(&path);
+        assert!(path.exists());
+        std::mem::forget(ReadyFile::write(&path, &ready("s1")).expect("written"));
+        ReadyFile::clear(&path);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn where_it_cannot_be_written_the_path_is_named() {
+        let fault = ReadyFile::write(Path::new("/nowhere/at/all"), &ready("s1")).expect_err("no");
+        assert!(fault.message.contains("/nowhere/at/all"), "{fault}");
+        assert!(
+            fault.message.contains("no such file or directory"),
+            "{fault}"
+        );
+    }
+}

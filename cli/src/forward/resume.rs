@@ -1,0 +1,135 @@
+//! Coming back to a session whose tunnel was lost.
+//!
+//! The node holds the listeners for as long as was agreed. Meanwhile the
+//! streaming endpoint is dialled again with the latest ticket in place of the
+//! token. A ticket works once; the announcement on the new tunnel brings the
+//! next. Connections that were open when the tunnel was lost are gone.
+
+use super::live::{Live, establish};
+use super::mapping::Mapping;
+use crate::connect::StreamUrl;
+use crate::fault::Fault;
+use crate::spec::Spec;
+use std::time::Duration;
+use sternline_api::Reason;
+use sternline_api::v1alpha1::{Ready, Tickets};
+use sternline_tunnel::Settings;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Pause before the second attempt; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What it takes to come back.
+#[derive(Debug)]
+pub(super) struct Resume {
+    url: StreamUrl,
+    settings: Settings,
+    session_id: String,
+    hold: Duration,
+    /// Where the latest ticket leads; it is used up by the first answer.
+    ticket: Option<StreamUrl>,
+}
+
+impl Resume {
+    pub(super) fn new(url: StreamUrl, settings: Settings, ready: &Ready) -> Self {
+        let mut resume = Self {
+            url,
+            settings,
+            session_id: ready.session_id.clone(),
+            hold: Duration::ZERO,
+            ticket: None,
+        };
+        resume.renew(ready);
+        resume
+    }
+
+    fn renew(&mut self, ready: &Ready) {
+        self.hold = Duration::from_millis(ready.hold_ms);
+        self.keep(&ready.tickets.clone().unwrap_or_default());
+    }
+
+    /// Keeps the latest tickets; they replace all before.
+    pub(super) fn keep(&mut self, tickets: &Tickets) {
+        self.ticket = self.url.with_ticket(&tickets.resume);
+    }
+
+    pub(super) fn session_id(&self) -> &str {
+        &self.session_id
+    }
+
+    /// How long the node holds the listeners.
+    pub(super) fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// Whether there is a way back.
+    pub(super) fn is_possible(&self) -> bool {
+        self.ticket.is_some() && !self.hold.is_zero()
+    }
+
+    /// Tries until the tunnel is back or the hold is over. What is announced
+    /// must be what was announced at first.
+    pub(super) async fn come_back(
+        &mut self,
+        specs: &[Spec],
+        mapping: &Mapping,
+        limit: Duration,
+    ) -> Result<Live, Fault> {
+        let deadline = Instant::now() + self.hold;
+        let mut pause = FIRST_PAUSE;
+        let mut last = String::from("it was not reached");
+        loop {
+            let Some(url) = self.ticket.clone() else {
+                return Err(given_up(&last));
+            };
+            match timeout_at(deadline, establish(&url, &self.settings, limit)).await {
+                Ok(Ok((live, ready))) => {
+                    let same = ready.session_id == self.session_id
+                        && Mapping::check(specs, &ready.bound)? == *mapping;
+                    if !same {
+                        return Err(Fault::protocol(
+                            "the server came back with other listeners than before: the forward is given up",
+                        ));
+                    }
+                    self.renew(&ready);
+                    return Ok(live);
+                }
+                Ok(Err(fault)) if is_final(&fault) => return Err(fault),
+                Ok(Err(fault)) => {
+                    tracing::info!(%fault, "not back yet");
+                    last = fault.message;
+                }
+                Err(_) => return Err(given_up(&last)),
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(given_up(&last));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_final(fault: &Fault) -> bool {
+    !matches!(
+        fault.reason,
+        None | Some(
+            Reason::TunnelLost
+                | Reason::Internal
+                | Reason::Draining
+                | Reason::TokenLimit
+                | Reason::TunnelLimit
+        )
+    )
+}
+
+fn given_up(last: &str) -> Fault {
+    Fault::because(
+        Reason::TunnelLost,
+        format!("the connection did not come back while the listeners were held: {last}"),
+    )
+}

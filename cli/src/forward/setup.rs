@@ -1,0 +1,119 @@
+//! From the call to the announcement.
+
+use super::live::{self, Live};
+use super::mapping::Mapping;
+use super::resume::Resume;
+use super::{Plan, millis};
+use crate::clean::clean;
+use crate::connect::call::Client;
+use crate::connect::{Server, StreamUrl};
+use crate::fault::Fault;
+use crate::report::Ready;
+use crate::target::Place;
+use std::time::Duration;
+use sternline_api::listen::{Bind, Listen};
+use sternline_api::v1alpha1 as pb;
+use sternline_tunnel::Settings;
+use tokio::time::timeout;
+
+/// How long an attempt to free what a failed set-up left may take.
+const ABANDON: Duration = Duration::from_secs(1);
+
+/// What the call answered.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    pub(super) session_id: String,
+    url: String,
+    limits: pb::Limits,
+}
+
+/// A session whose announcement was heard and checked.
+pub(super) struct Up {
+    pub(super) live: Live,
+    pub(super) mapping: Mapping,
+    pub(super) resume: Resume,
+}
+
+/// Makes the call.
+pub(super) async fn call(server: &Server, plan: &Plan) -> Result<Opened, Fault> {
+    let mut client = server.connect().await?;
+    let Place::Sandbox(id) = &plan.place;
+    let request = pb::ReversePortForwardRequest {
+        target: Some(pb::Target {
+            by: Some(pb::target::By::SandboxId(id.clone())),
+        }),
+        listeners: plan
+            .specs
+            .iter()
+            .map(|spec| listener(spec.listen))
+            .collect(),
+        options: Some(pb::SessionOptions {
+            hold_ms: millis(plan.hold),
+            ..pb::SessionOptions::default()
+        }),
+        ..pb::ReversePortForwardRequest::default()
+    };
+    tracing::info!(place = %plan.place, listeners = plan.specs.len(), "asking for the listeners");
+    let answer = server.answer(client.reverse_port_forward(request)).await?;
+    let session_id = clean(&answer.session_id);
+    tracing::info!(session = %session_id, bound = answer.bound.len(), "the listeners are bound");
+    Ok(Opened {
+        client,
+        session_id: answer.session_id,
+        url: answer.url,
+        limits: answer.limits.unwrap_or_default(),
+    })
+}
+
+/// Opens the session's stream and checks what the node announces.
+pub(super) async fn stream(server: &Server, plan: &Plan, opened: Opened) -> Result<Up, Fault> {
+    let url = StreamUrl::parse(&opened.url)?;
+    let settings = Settings::from_limits(&opened.limits);
+    let (live, ready) = live::establish(&url, &settings, server.timeout).await?;
+    if ready.session_id != opened.session_id {
+        return Err(Fault::protocol(
+            "the server announced another session than it answered with: the forward is given up",
+        ));
+    }
+    let mapping = Mapping::check(&plan.specs, &ready.bound)?;
+    tracing::info!(hold_ms = ready.hold_ms, "the session is announced");
+    let resume = Resume::new(url, settings, &ready);
+    Ok(Up {
+        live,
+        mapping,
+        resume,
+    })
+}
+
+/// Frees the listeners of a session that did not come up. Where that fails,
+/// the server frees them when the token expires.
+pub(super) async fn abandon(client: &mut Client, session_id: String) {
+    let stop = client.stop_session(pb::StopSessionRequest { session_id });
+    match timeout(ABANDON, stop).await {
+        Ok(Ok(_)) => tracing::info!("the session is given up and its listeners are free"),
+        Ok(Err(_)) | Err(_) => tracing::info!("the listeners are free once the token expires"),
+    }
+}
+
+impl Up {
+    /// What the user is told.
+    pub(super) fn announcement(&self, plan: &Plan) -> Ready {
+        Ready {
+            session_id: clean(self.resume.session_id()),
+            place: plan.place.to_string(),
+            hold_ms: millis(self.resume.hold()),
+            bound: self.mapping.forwarding(),
+        }
+    }
+}
+
+fn listener(listen: Listen) -> pb::Listener {
+    pb::Listener {
+        protocol: pb::Protocol::Tcp.into(),
+        address: match listen.bind {
+            Bind::Loopback => String::new(),
+            Bind::Ip(ip) => ip.to_string(),
+        },
+        port: listen.port.into(),
+    }
+}

@@ -1,0 +1,192 @@
+//! The workstation side of Sternline: asks for listeners in a pod and leads
+//! their connections to targets of this machine.
+//!
+//! `main` parses, composes and waits; [`run`] is all of it.
+
+pub mod args;
+pub mod child;
+pub mod clean;
+pub mod commands;
+pub mod connect;
+pub mod descriptors;
+pub mod fault;
+pub mod forward;
+pub mod output;
+pub mod report;
+pub mod signals;
+pub mod span;
+pub mod spec;
+pub mod target;
+
+use args::{Cli, Command, Common};
+use clap::Parser;
+use connect::Server;
+use descriptors::Descriptors;
+use fault::{Fault, exit};
+use forward::Plan;
+use output::Output;
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Runs the command line `args` and returns the exit code.
+///
+/// To be called once, before any thread is started: it changes the signal mask
+/// and the limit of descriptors of the process.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output and is no error.
+            let _ = error.print();
+            return u8::try_from(error.exit_code())
+                .unwrap_or(exit::USAGE)
+                .into();
+        }
+    };
+    let server = Server {
+        socket: cli.common.socket.clone(),
+        timeout: cli.common.request_timeout,
+    };
+    let code = match cli.command {
+        Command::Forward(args) => run_forward(&args, &cli.common, server),
+        Command::Sessions(args) => simple(&cli.common, |output| async move {
+            commands::sessions(&server, &args, &output).await
+        }),
+        Command::Stop(args) => simple(&cli.common, |output| async move {
+            commands::stop(&server, &args, &output).await
+        }),
+        Command::Version(args) => simple(&cli.common, |output| async move {
+            commands::version(&server, &args, &output).await
+        }),
+    };
+    code.into()
+}
+
+fn run_forward(args: &args::Forward, common: &Common, server: Server) -> u8 {
+    let checked = args.check();
+    let (place, specs) = match checked {
+        Ok(checked) => checked,
+        Err(fault) => return simple(common, |_| async { Err(fault) }),
+    };
+    // Before the output's thread, which inherits it.
+    let held = signals::hold();
+    let output = Output::standard();
+    log_to(&output, common.verbose);
+    let plan = Plan {
+        place,
+        specs,
+        hold: args.hold,
+        command: args.command.clone(),
+        ready_file: args.ready_file.clone(),
+        format: args.output,
+        quiet: args.quiet,
+        descriptors: Descriptors::raise(),
+    };
+    in_runtime(&output, |output| async move {
+        match held {
+            Ok(held) => Ok(Box::pin(forward::run(plan, server, output, held)).await),
+            Err(error) => Err(Fault::new(
+                exit::OTHER,
+                format!("cannot listen for signals: {}", cause(&error)),
+            )),
+        }
+    })
+}
+
+/// Runs a command that makes calls and prints.
+fn simple<F>(common: &Common, command: impl FnOnce(Output) -> F) -> u8
+where
+    F: Future<Output = Result<(), Fault>>,
+{
+    let output = Output::standard();
+    log_to(&output, common.verbose);
+    in_runtime(&output, |output| {
+        let done = command(output);
+        async { done.await.map(|()| exit::STOPPED) }
+    })
+}
+
+fn in_runtime<F>(output: &Output, work: impl FnOnce(Output) -> F) -> u8
+where
+    F: Future<Output = Result<u8, Fault>>,
+{
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = io::Write::write_all(
+                &mut io::stderr(),
+                format!("error: cannot start: {}\n", cause(&error)).as_bytes(),
+            );
+            return exit::OTHER;
+        }
+    };
+    let code = runtime.block_on(async {
+        let result = work(output.clone()).await;
+        let code = result.unwrap_or_else(|fault| {
+            output.error(&fault);
+            fault.exit
+        });
+        output.flush().await;
+        code
+    });
+    // A resolver that hangs must not keep us.
+    runtime.shutdown_background();
+    code
+}
+
+/// Logs go to standard error, and only ours: those of the libraries quote
+/// requests, whose paths are secret.
+fn log_to(output: &Output, verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let output = output.clone();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(format!(
+            "off,sternline_cli={level},sternline_tunnel={level}"
+        )))
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(move || output.clone())
+        .init();
+}
+
+/// What went wrong in the words of the system, as every tool writes them:
+/// `connection refused`.
+pub(crate) fn cause(error: &io::Error) -> String {
+    let text = match error.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
+        None => error.to_string(),
+    };
+    // "No such file" becomes "no such file", an abbreviation stays.
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if second.is_lowercase() || second == ' ' => {
+            first.to_lowercase().chain(text.chars().skip(1)).collect()
+        }
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_read_as_in_every_tool() {
+        let os = |code| cause(&io::Error::from_raw_os_error(code));
+        assert_eq!(os(nix::libc::ECONNREFUSED), "connection refused");
+        assert_eq!(os(nix::libc::ENOENT), "no such file or directory");
+        assert_eq!(os(nix::libc::EIO), "I/O error");
+        assert_eq!(cause(&io::Error::other("DNS failed")), "DNS failed");
+    }
+}
