@@ -1,0 +1,183 @@
+//! The cluster side of a tunnel: sends the requests.
+
+use crate::TunnelError;
+use crate::chunk::Chunk;
+use crate::control::ControlStream;
+use crate::keepalive::Keepalive;
+use crate::queue::Queue;
+use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, Settings};
+use crate::stream::{Inbound, TunnelStream};
+use h2::client::{self, Connection, SendRequest};
+use h2::ext::Protocol;
+use http::{Method, Request, header};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use sternline_api::protocol::{CONTROL_PROTOCOL, LISTENER_HEADER};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// Opens streams in a tunnel. Clones share it; it closes when the last clone
+/// and the last stream are gone.
+#[derive(Clone)]
+pub struct Dialer {
+    requests: SendRequest<Chunk>,
+    settings: Arc<Settings>,
+    /// True once the workstation's SETTINGS allowed extended CONNECT.
+    extended: watch::Receiver<bool>,
+}
+
+/// Moves a tunnel's bytes and PINGs. Spawn it; it ends with the tunnel.
+#[must_use = "a tunnel stands still unless its driver runs"]
+pub struct Driver<IO> {
+    connection: Connection<IO, Chunk>,
+    keepalive: Keepalive,
+    requests: Option<SendRequest<Chunk>>,
+    extended: watch::Sender<bool>,
+}
+
+/// One accepted connection, as the workstation is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectRequest {
+    /// The listener that accepted it.
+    pub listener_id: u32,
+    /// What that listener is bound to.
+    pub bound: SocketAddr,
+    /// The connecting process's address.
+    pub peer: SocketAddr,
+}
+
+impl Dialer {
+    /// Starts a tunnel over `io`, which has just been upgraded.
+    ///
+    /// # Errors
+    /// The byte stream broke.
+    pub async fn handshake<IO>(
+        io: IO,
+        settings: &Settings,
+    ) -> Result<(Self, Driver<IO>), TunnelError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let handshake = client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(settings.stream_window())
+            .initial_connection_window_size(settings.connection_window())
+            .max_frame_size(MAX_CHUNK as u32)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_send_buffer_size(settings.send_buffer())
+            .handshake(io);
+        let (requests, mut connection) = bounded(settings, "start HTTP/2", handshake).await??;
+        let keepalive = Keepalive::new(connection.ping_pong(), settings.ping_interval);
+        let (tx, extended) = watch::channel(false);
+        let driver = Driver {
+            connection,
+            keepalive,
+            requests: Some(requests.clone()),
+            extended: tx,
+        };
+        let dialer = Self {
+            requests,
+            settings: Arc::new(settings.clone()),
+            extended,
+        };
+        Ok((dialer, driver))
+    }
+
+    /// Opens the control stream. Messages may be sent at once; the answer is
+    /// awaited by the receiver.
+    ///
+    /// # Errors
+    /// The workstation does not offer extended CONNECT (RFC 8441) in time, or
+    /// the tunnel is gone.
+    pub async fn control(&self) -> Result<ControlStream, TunnelError> {
+        let mut extended = self.extended.clone();
+        bounded(&self.settings, "offer extended CONNECT", async {
+            extended.wait_for(|on| *on).await.map(|_| ())
+        })
+        .await?
+        .map_err(|_| TunnelError::Closed)?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = http::Uri::from_static("http://session/control");
+        request
+            .extensions_mut()
+            .insert(Protocol::from_static(CONTROL_PROTOCOL));
+        let mut requests = self.ready().await?;
+        let (response, send) = requests.send_request(request, false)?;
+        Ok(ControlStream::new(send, Inbound::Awaiting(response)))
+    }
+
+    /// Opens the stream of one accepted connection. Bytes may be sent before
+    /// the workstation answered; [`crate::relay`] does.
+    ///
+    /// # Errors
+    /// The workstation takes no more streams, or the tunnel is gone.
+    pub async fn connect(&self, connect: ConnectRequest) -> Result<TunnelStream, TunnelError> {
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(connect.bound.to_string())
+            .header(LISTENER_HEADER, connect.listener_id)
+            .header(header::FORWARDED, format!("for=\"{}\"", connect.peer))
+            .body(())
+            // An IP address and a number always make a request.
+            .map_err(|error| TunnelError::Control(error.to_string()))?;
+        let mut requests = self.ready().await?;
+        let (response, send) = requests.send_request(request, false)?;
+        Ok(TunnelStream::new(
+            send,
+            Inbound::Awaiting(response),
+            Queue::default(),
+            &self.settings,
+        ))
+    }
+
+    async fn ready(&self) -> Result<SendRequest<Chunk>, TunnelError> {
+        let ready = self.requests.clone().ready();
+        Ok(bounded(&self.settings, "take another stream", ready).await??)
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").finish_non_exhaustive()
+    }
+}
+
+impl<IO> Future for Driver<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Result<(), TunnelError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Poll::Ready(dead) = this.keepalive.poll_dead(cx) {
+            return Poll::Ready(Err(dead));
+        }
+        let polled = Pin::new(&mut this.connection).poll(cx);
+        if let Some(requests) = &this.requests
+            && requests.is_extended_connect_protocol_enabled()
+        {
+            this.extended.send_replace(true);
+            // A handle kept here would keep the tunnel open for ever.
+            this.requests = None;
+        }
+        polled.map_err(TunnelError::from)
+    }
+}
+
+/// Bounds one step of setting up.
+pub(crate) async fn bounded<F: Future>(
+    settings: &Settings,
+    what: &'static str,
+    step: F,
+) -> Result<F::Output, TunnelError> {
+    let within = settings.dial_timeout;
+    timeout(within, step)
+        .await
+        .map_err(|_| TunnelError::Slow { what, within })
+}

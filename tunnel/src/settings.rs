@@ -1,0 +1,174 @@
+//! Sizes and times of a tunnel.
+
+use std::time::Duration;
+use sternline_api::v1alpha1::Limits;
+
+/// DATA frames and reads are at most this long. Smaller costs more per byte,
+/// larger makes a small write wait longer behind a bulk stream.
+pub(crate) const MAX_CHUNK: usize = 32 * 1024;
+
+/// Frames of one stream that may wait for the byte stream to take them. Bounds
+/// what bookkeeping costs when a process writes single bytes.
+pub(crate) const MAX_FRAMES_IN_FLIGHT: usize = 16;
+
+/// A window below this makes HTTP/2 crawl; [`Settings::min_buffer_bytes`] keeps
+/// room for it.
+const MIN_WINDOW: u64 = 4 * 1024;
+
+/// A window above this lets one stream queue more than the link needs.
+const MAX_WINDOW: u64 = 1024 * 1024;
+
+/// Header blocks above this are refused (RFC 9113, section 6.5.2).
+pub(crate) const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
+/// Sizes and times of a tunnel. Both ends should hold the same: the client
+/// learns the node's from the call, see [`Settings::from_limits`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Streams open at once in the session, 1 or more.
+    pub max_streams: u32,
+    /// Bytes that a session may hold in buffers, in both directions together.
+    pub buffer_bytes: u64,
+    /// Time between two PINGs. A peer that misses two is dead, so a dead one is
+    /// noticed within three.
+    pub ping_interval: Duration,
+    /// How long a target may take to be reached; also bounds each step of
+    /// setting a tunnel up.
+    pub dial_timeout: Duration,
+    /// How long a stream may be silent in both directions.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_streams: 256,
+            buffer_bytes: 64 * 1024 * 1024,
+            ping_interval: Duration::from_secs(15),
+            dial_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The settings that go with the limits a node stated. A value of 0 in a
+    /// field that has no "none" leaves the default, and no value makes a wait
+    /// endless.
+    #[must_use]
+    pub fn from_limits(limits: &Limits) -> Self {
+        let default = Self::default();
+        let millis = |ms: u64, or: Duration, most: Duration| match ms {
+            0 => or,
+            ms => Duration::from_millis(ms).clamp(Duration::from_millis(10), most),
+        };
+        let max_streams = match limits.connections_per_session {
+            0 => default.max_streams,
+            n => n.min(65_536),
+        };
+        let buffer_bytes = match limits.buffer_bytes_per_session {
+            0 => default.buffer_bytes,
+            n => n.min(1 << 32),
+        };
+        Self {
+            max_streams,
+            buffer_bytes: buffer_bytes.max(Self::min_buffer_bytes(max_streams)),
+            ping_interval: millis(
+                limits.ping_interval_ms,
+                default.ping_interval,
+                Duration::from_secs(300),
+            ),
+            dial_timeout: millis(
+                limits.dial_timeout_ms,
+                default.dial_timeout,
+                Duration::from_secs(300),
+            ),
+            idle_timeout: Some(limits.idle_timeout_ms)
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis),
+        }
+    }
+
+    /// The least [`Settings::buffer_bytes`] for so many streams.
+    #[must_use]
+    pub fn min_buffer_bytes(max_streams: u32) -> u64 {
+        // A stream's share is split 3:1 between window and send buffer.
+        (u64::from(max_streams) + 1) * MIN_WINDOW * 4 / 3
+    }
+
+    /// Bytes of one stream that the peer may send before they are read. The
+    /// windows of all streams together fit the connection's, so that a stream
+    /// which nobody reads cannot use up what its neighbours need.
+    pub(crate) fn stream_window(&self) -> u32 {
+        let window = (self.share() / 4 * 3).clamp(MIN_WINDOW, MAX_WINDOW);
+        u32::try_from(window).unwrap_or(u32::MAX >> 1)
+    }
+
+    /// Bytes that all streams may send before they are read (RFC 9113, section
+    /// 6.9.1: at most 2^31-1).
+    pub(crate) fn connection_window(&self) -> u32 {
+        let all = u64::from(self.stream_window()) * (u64::from(self.max_streams) + 1);
+        u32::try_from(all.min(0x7fff_ffff)).unwrap_or(0x7fff_ffff)
+    }
+
+    /// Bytes of one stream that were read from its socket and wait for the byte
+    /// stream to take them.
+    pub(crate) fn send_buffer(&self) -> usize {
+        usize::try_from((self.share() / 4).clamp(1024, 64 * 1024)).unwrap_or(64 * 1024)
+    }
+
+    fn share(&self) -> u64 {
+        self.buffer_bytes / (u64::from(self.max_streams) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_defaults_give_each_stream_a_useful_window() {
+        let settings = Settings::default();
+        assert!(settings.stream_window() > 180 * 1024);
+        assert!(settings.send_buffer() >= MAX_CHUNK);
+    }
+
+    proptest! {
+        #[test]
+        fn all_windows_and_send_buffers_fit_the_budget(
+            max_streams in 1_u32..=65_536,
+            extra in 0_u64..(1 << 30),
+        ) {
+            let buffer_bytes = Settings::min_buffer_bytes(max_streams) + extra;
+            let settings = Settings { max_streams, buffer_bytes, ..Settings::default() };
+            let streams = u64::from(max_streams) + 1;
+            let each = u64::from(settings.stream_window()) + settings.send_buffer() as u64;
+            prop_assert!(each * streams <= buffer_bytes, "{each} * {streams} > {buffer_bytes}");
+            let all = u64::from(settings.stream_window()) * streams;
+            prop_assert!(all <= u64::from(settings.connection_window()) || all > 0x7fff_ffff);
+        }
+
+        #[test]
+        fn whatever_a_node_states_gives_sound_settings(
+            connections_per_session: u32,
+            buffer_bytes_per_session: u64,
+            ping_interval_ms: u64,
+            dial_timeout_ms: u64,
+            idle_timeout_ms: u64,
+        ) {
+            let settings = Settings::from_limits(&Limits {
+                connections_per_session,
+                buffer_bytes_per_session,
+                ping_interval_ms,
+                dial_timeout_ms,
+                idle_timeout_ms,
+                ..Limits::default()
+            });
+            prop_assert!(settings.max_streams >= 1);
+            prop_assert!(settings.ping_interval <= Duration::from_secs(300));
+            prop_assert!(settings.dial_timeout <= Duration::from_secs(300));
+            prop_assert!(settings.buffer_bytes <= 1 << 32);
+        }
+    }
+}
