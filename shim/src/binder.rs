@@ -4,8 +4,12 @@
 //! The rest of the shim sees [`Binder`] alone. In one process it is a
 //! [`LocalBinder`]; across processes it will be a client of one.
 
-use sternline_api::{Failure, listen::Listen};
+pub mod local;
+
+pub use local::LocalBinder;
+
 use std::net::{SocketAddr, TcpListener};
+use sternline_api::{Failure, listen::Listen};
 use tokio::sync::watch;
 
 /// Which sandbox is meant.
@@ -81,6 +85,11 @@ impl Gone {
     pub fn channel() -> (watch::Sender<Option<String>>, Self) {
         let (tx, rx) = watch::channel(None);
         (tx, Self(rx))
+    }
+
+    /// Another receiver of the same news.
+    pub(crate) fn subscribe(tx: &watch::Sender<Option<String>>) -> Self {
+        Self(tx.subscribe())
     }
 
     /// Waits until the sandbox is gone and returns the sentence that says so.

@@ -1,1 +1,7 @@
 //! To be filled.
+
+pub mod binder;
+pub mod listener;
+pub mod netns;
+pub mod sandbox;
+pub mod watch;
