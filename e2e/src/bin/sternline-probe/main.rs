@@ -1,0 +1,80 @@
+//! The process that tests run inside a sandbox: static, so that it is a whole
+//! image by itself. Prints what it saw as JSON lines on standard output; a
+//! failure is one sentence on standard error and exit code 1.
+
+mod args;
+mod client;
+mod crowd;
+mod hold;
+mod local;
+mod stream;
+
+use args::Args;
+use serde::Serialize;
+use std::{error::Error, io::Write as _, process::ExitCode};
+
+/// What every command answers.
+type Outcome = Result<(), Box<dyn Error>>;
+
+const USAGE: &str = "usage: sternline-probe COMMAND [--OPTION VALUE]...
+in a sandbox, towards --to ADDRESS:
+  echo --bytes --seed          send, expect the same back
+  transfer --send --receive --seed   both ways at once
+  finish-first --send --seed   send, finish, then read what the peer answers
+  finish-last --send --seed    read until the peer finishes, then send
+  reset --after                exchange bytes, then reset
+  expect-end --send            wait for the end and tell which it was
+  expect-refused               nobody may listen
+  many --connections --bytes --rounds   echo on all at once
+  storm --connections          connect and reset, as fast as it goes
+  tiny --count                 writes of one byte each
+  stall --connections --flood  never read; with --flood true write all that fits
+  hold --connections           keep open until the end
+on itself:
+  listen --address             bind and listen without SO_REUSEADDR
+  listeners                    who listens here
+  serve-transfer --address --send --receive --seed   the other side of transfer
+  pause                        wait for SIGTERM";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "sternline-probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome {
+    let args = Args::parse(std::env::args().skip(1))?;
+    let command: fn(&Args) -> Outcome = match args.command() {
+        "echo" => client::echo,
+        "transfer" => client::transfer,
+        "finish-first" => client::finish_first,
+        "finish-last" => client::finish_last,
+        "reset" => client::reset,
+        "expect-end" => client::expect_end,
+        "expect-refused" => client::expect_refused,
+        "many" => crowd::many,
+        "storm" => crowd::storm,
+        "tiny" => hold::tiny,
+        "stall" => hold::stall,
+        "hold" => hold::hold,
+        "listen" => local::listen,
+        "listeners" => local::listeners,
+        "serve-transfer" => client::serve_transfer,
+        "pause" => local::pause,
+        other => return Err(format!("no command {other:?}\n{USAGE}").into()),
+    };
+    command(&args)
+}
+
+/// Prints one line of the answer.
+fn report(line: &impl Serialize) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, line)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}

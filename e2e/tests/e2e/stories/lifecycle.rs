@@ -1,0 +1,317 @@
+//! How it ends: whoever goes, and in whatever way, the others are told why and
+//! nothing is left over.
+
+use crate::support::forward::Forward;
+use crate::support::leftovers::Inventory;
+use crate::support::node::{Pod, Spawned};
+use crate::support::runner::themed;
+use crate::support::shim::Shim;
+use crate::support::stage::Stage;
+use crate::support::target::{Manner, Target};
+use crate::support::{same, says, until};
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+use sternline_e2e::report::{Echo, End, Ended, Holding};
+
+themed! {
+    every node:
+        a_forward_that_is_killed_frees_its_port_within_a_second,
+        a_forward_that_is_interrupted_says_goodbye,
+        a_pod_that_is_removed_ends_its_forward_with_9,
+        a_pod_that_is_removed_amid_a_transfer_ends_its_forward_with_9,
+        the_end_of_one_pod_is_nothing_to_another,
+        a_session_can_be_stopped_from_outside,
+        a_shim_that_is_told_to_go_tells_its_forwards,
+        a_hundred_sessions_one_after_the_other_leave_nothing_behind;
+    container runtimes:
+        a_pod_that_is_stopped_ends_its_forward_with_9,
+        a_runtime_that_restarts_does_not_end_a_session
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A pod with a forward, and a connection through it that stays open.
+struct Standing {
+    target: Target,
+    pod: Pod,
+    shim: Shim,
+    forward: Forward,
+    held: Spawned,
+}
+
+impl Standing {
+    async fn on(stage: &Stage) -> Result<Self> {
+        let target = Target::start(Manner::Echo).await?;
+        let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+        let words = format!("8080:{}", target.port());
+        let forward = stage.forward(&shim, &pod, &words).await?;
+        let held = pod
+            .spawn("hold --to 127.0.0.1:8080 --connections 3")
+            .await?;
+        let _: Holding = held.report(SOON).await?;
+        Ok(Self {
+            target,
+            pod,
+            shim,
+            forward,
+            held,
+        })
+    }
+
+    /// The open connections end with a reset, in the pod and at the target.
+    async fn connections_are_reset(&self) -> Result<()> {
+        let ended: Ended = self.held.report(SOON).await?;
+        same("end in the pod", ended.ended, End::Reset)?;
+        self.connections_are_gone().await
+    }
+
+    /// The open connections end with a reset at the target.
+    async fn connections_are_gone(&self) -> Result<()> {
+        for seen in self.target.ended(3, SOON).await? {
+            same("end at the target", seen.end, End::Reset)?;
+        }
+        Ok(())
+    }
+}
+
+/// An application can bind and listen on the port at once, without
+/// SO_REUSEADDR, on both addresses.
+async fn port_is_free(pod: &Pod, within: Duration) -> Result<()> {
+    until("the port to be free", within, || async {
+        for address in ["127.0.0.1:8080", "[::1]:8080"] {
+            let output = pod.run(&format!("listen --address {address}")).await?;
+            if output.code != 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+async fn a_forward_that_is_killed_frees_its_port_within_a_second(stage: &mut Stage) -> Result<()> {
+    let mut standing = Standing::on(stage).await?;
+
+    let killed = Instant::now();
+    standing.forward.kill().await?;
+    standing.shim.idle(Duration::from_secs(1)).await?;
+    ensure!(
+        killed.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        killed.elapsed()
+    );
+
+    let ended: Ended = standing.held.report(SOON).await?;
+    same("end in the pod", ended.ended, End::Reset)?;
+    let pod = &standing.pod;
+    for address in ["127.0.0.1:8080", "[::1]:8080"] {
+        let output = pod.run(&format!("listen --address {address}")).await?;
+        same("free", (output.code, output.stderr), (0, String::new()))?;
+    }
+    Ok(())
+}
+
+async fn a_forward_that_is_interrupted_says_goodbye(stage: &mut Stage) -> Result<()> {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let target = Target::start(Manner::Echo).await?;
+        let (pod, shim) = (
+            stage.pod(&format!("{signal}").to_lowercase()).await?,
+            stage.shim("").await?,
+        );
+        let words = format!("8080:{} --hold 60s", target.port());
+        let mut forward = stage.forward(&shim, &pod, &words).await?;
+        let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+
+        forward.signal(signal)?;
+
+        same(
+            "exit code",
+            forward.exit(Duration::from_secs(3)).await?.code,
+            0,
+        )?;
+        // A goodbye frees the port at once, whatever the hold.
+        port_is_free(&pod, Duration::from_secs(1)).await?;
+        let ended = forward.event("ended", SOON, |_| true).await?;
+        same("reason", ended["reason"].as_str(), Some("done"))?;
+    }
+    Ok(())
+}
+
+async fn a_pod_that_is_removed_ends_its_forward_with_9(stage: &mut Stage) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let shim = stage.shim("").await?;
+    // The first call makes what stays: connections to the runtime, threads.
+    let first = stage.pod("first").await?;
+    stage.forward(&shim, &first, "8080").await?.kill().await?;
+    shim.idle(SOON).await?;
+    first.remove().await?;
+    let (before, usage) = (Inventory::take()?, shim.usage()?);
+
+    let pod = stage.pod("web").await?;
+    let words = format!("8080:{}", target.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    let held = pod
+        .spawn("hold --to 127.0.0.1:8080 --connections 3")
+        .await?;
+    let _: Holding = held.report(SOON).await?;
+    pod.remove().await?;
+
+    let exit = forward.exit(Duration::from_secs(2)).await?;
+    same("exit code", exit.code, 9)?;
+    let ended = forward.event("ended", SOON, |_| true).await?;
+    same("reason", ended["reason"].as_str(), Some("sandbox_gone"))?;
+    says("the farewell", &ended["message"].to_string(), pod.id())?;
+    shim.idle(SOON).await?;
+    drop((held, forward));
+    before.restored(Duration::from_secs(3)).await?;
+    nothing_kept(&shim, usage.descriptors, usage.threads).await
+}
+
+/// The shim has no more descriptors and threads than before.
+async fn nothing_kept(shim: &Shim, descriptors: usize, threads: usize) -> Result<()> {
+    let what = format!("the shim to be back at {descriptors} descriptors and {threads} threads");
+    until(&what, SOON, || async {
+        let now = shim.usage()?;
+        Ok((now.descriptors <= descriptors && now.threads <= threads).then_some(()))
+    })
+    .await
+}
+
+async fn a_pod_that_is_stopped_ends_its_forward_with_9(stage: &mut Stage) -> Result<()> {
+    let mut standing = Standing::on(stage).await?;
+
+    standing.pod.stop().await?;
+
+    // The call waits for the pod's processes; what the shim needs beyond it is
+    // its polling interval.
+    let exit = standing.forward.exit(Duration::from_secs(2)).await?;
+    same("exit code", exit.code, 9)?;
+    ensure!(exit.after < Duration::from_secs(1), "took {:?}", exit.after);
+    standing.connections_are_gone().await?;
+    let ended = standing.forward.event("ended", SOON, |_| true).await?;
+    same("reason", ended["reason"].as_str(), Some("sandbox_gone"))
+}
+
+async fn a_pod_that_is_removed_amid_a_transfer_ends_its_forward_with_9(
+    stage: &mut Stage,
+) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{}", target.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+    let _transfer = pod
+        .spawn("echo --to 127.0.0.1:8080 --bytes 100000000000")
+        .await?;
+    until("the transfer to run", SOON, || async {
+        let bytes = shim.metric("sternline_bytes_total", &[]).await?;
+        Ok((bytes > 1e6).then_some(()))
+    })
+    .await?;
+
+    pod.remove().await?;
+
+    let exit = forward.exit(Duration::from_secs(2)).await?;
+    same("exit code", exit.code, 9)?;
+    let seen = target.ended(1, SOON).await?;
+    same("end at the target", seen[0].end, End::Reset)
+}
+
+async fn the_end_of_one_pod_is_nothing_to_another(stage: &mut Stage) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, other) = (stage.pod("web").await?, stage.pod("other").await?);
+    let shim = stage.shim("").await?;
+    let words = format!("8080:{}", target.port());
+    let mut one = stage.forward(&shim, &pod, &words).await?;
+    let mut two = stage.forward(&shim, &other, &words).await?;
+
+    pod.remove().await?;
+
+    same("exit code", one.exit(Duration::from_secs(2)).await?.code, 9)?;
+    let _: Echo = other.probe("echo --to 127.0.0.1:8080").await?;
+    same("the other forward", two.ended(), None)
+}
+
+async fn a_session_can_be_stopped_from_outside(stage: &mut Stage) -> Result<()> {
+    let mut standing = Standing::on(stage).await?;
+    let id = standing.shim.sessions().await?[0].session_id.clone();
+
+    let mut stop = stage.cli(&standing.shim, &format!("stop {id}"))?;
+
+    same("exit code of stop", stop.exit(SOON).await?.code, 0)?;
+    // It answers when the listeners are free.
+    port_is_free(&standing.pod, Duration::ZERO).await?;
+    same(
+        "exit code",
+        standing.forward.exit(Duration::from_secs(2)).await?.code,
+        9,
+    )?;
+    let ended = standing.forward.event("ended", SOON, |_| true).await?;
+    same("reason", ended["reason"].as_str(), Some("stopped"))?;
+    standing.connections_are_reset().await
+}
+
+async fn a_shim_that_is_told_to_go_tells_its_forwards(stage: &mut Stage) -> Result<()> {
+    let mut standing = Standing::on(stage).await?;
+
+    standing.shim.signal(Signal::SIGTERM)?;
+
+    same("exit code", standing.forward.exit(SOON).await?.code, 9)?;
+    same(
+        "exit code of the shim",
+        standing.shim.exit(SOON).await?.code,
+        0,
+    )?;
+    let ended = standing.forward.event("ended", SOON, |_| true).await?;
+    same("reason", ended["reason"].as_str(), Some("draining"))?;
+    same("socket left", standing.shim.socket().exists(), false)?;
+    standing.connections_are_reset().await?;
+    port_is_free(&standing.pod, Duration::from_secs(1)).await
+}
+
+async fn a_hundred_sessions_one_after_the_other_leave_nothing_behind(
+    stage: &mut Stage,
+) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{}", target.port());
+    let mut usage = None;
+    for turn in 0..100 {
+        let mut forward = stage.forward(&shim, &pod, &words).await?;
+        let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+        match turn % 2 {
+            0 => forward.kill().await?,
+            _ => forward.signal(Signal::SIGINT)?,
+        }
+        shim.idle(SOON).await?;
+        // The first ten warm it up.
+        if turn == 10 {
+            usage = Some(shim.usage()?);
+        }
+    }
+    let usage = usage.map_or((0, 0), |usage| (usage.descriptors, usage.threads));
+    nothing_kept(&shim, usage.0, usage.1).await?;
+    port_is_free(&pod, Duration::from_secs(1)).await
+}
+
+async fn a_runtime_that_restarts_does_not_end_a_session(stage: &mut Stage) -> Result<()> {
+    let mut standing = Standing::on(stage).await?;
+
+    let node = stage.node().clone();
+    node.pause_runtime().await?;
+    // Longer than several polls.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    same("the forward", standing.forward.ended(), None)?;
+    same(
+        "open connections",
+        standing.shim.sessions().await?[0].connections,
+        3,
+    )?;
+    node.resume_runtime().await?;
+
+    let _: Echo = standing.pod.probe("echo --to 127.0.0.1:8080").await?;
+    // And the shim notices again when a pod goes.
+    standing.pod.remove().await?;
+    same("exit code", standing.forward.exit(SOON).await?.code, 9)
+}

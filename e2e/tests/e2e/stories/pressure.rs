@@ -1,0 +1,149 @@
+//! Under pressure: streams that stall, flood, storm or trickle hurt themselves
+//! and nobody else, and memory stays within the budget.
+
+use crate::support::node::Pod;
+use crate::support::process::Usage;
+use crate::support::runner::themed;
+use crate::support::stage::Stage;
+use crate::support::target::{Manner, Target};
+use crate::support::{is_at_least, same};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use sternline_e2e::report::{Echo, Holding, Many, Storm, Written};
+
+themed! {
+    every node:
+        a_pod_that_does_not_read_stalls_only_itself,
+        a_target_that_does_not_read_stalls_only_itself,
+        every_stream_stalled_stays_within_the_budget,
+        a_thousand_resets_at_once_leave_the_session_usable,
+        single_bytes_to_a_stalled_target_leave_the_session_usable;
+    container runtimes:
+}
+
+const SOON: Duration = Duration::from_secs(10);
+const MIB: u64 = 1024 * 1024;
+
+/// What a session may hold in buffers by default.
+const BUDGET: u64 = 64 * MIB;
+
+/// What bookkeeping, stacks and the allocator may take beyond the buffers.
+const OVERHEAD: u64 = 24 * MIB;
+
+/// A hundred connections that echo: the time that the data took.
+async fn hundred(pod: &Pod) -> Result<f64> {
+    let many: Many = pod
+        .probe("many --to 127.0.0.1:8080 --connections 100 --bytes 65536 --rounds 4")
+        .await?;
+    same("carried their data", many.ok, 100)?;
+    Ok(many.data_seconds)
+}
+
+fn within_budget(what: &str, idle: Usage, loaded: Usage) -> Result<()> {
+    let grown = loaded.memory_peak.saturating_sub(idle.memory);
+    let most = BUDGET + OVERHEAD;
+    ensure!(grown <= most, "{what} grew by {grown} bytes, over {most}");
+    Ok(())
+}
+
+/// One stream stalls while a hundred others work; `stall` makes it stall, and
+/// its target does what `manner` says.
+async fn one_stalls(stage: &mut Stage, manner: Manner, stall: &str) -> Result<()> {
+    let (echo, bad) = (
+        Target::start(Manner::Echo).await?,
+        Target::start(manner).await?,
+    );
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{} 8081:{}", echo.port(), bad.port());
+    let forward = stage.forward(&shim, &pod, &words).await?;
+    hundred(&pod).await?;
+    let alone = hundred(&pod).await?.min(hundred(&pod).await?);
+    let idle = (shim.usage()?, forward.usage()?);
+
+    let stalled = pod.spawn(stall).await?;
+    if manner == Manner::Flood {
+        let _: Holding = stalled.report(SOON).await?;
+        // The flood fills whatever it can fill.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    } else {
+        let written: Written = stalled.report(Duration::from_secs(30)).await?;
+        is_at_least("written before it stalled", written.written, 64 * 1024)?;
+        ensure!(written.written < BUDGET, "{written:?} went nowhere");
+    }
+    let beside = hundred(&pod).await?.min(hundred(&pod).await?);
+
+    // Half the speed is far from a stall, and more than timing varies.
+    ensure!(
+        beside < alone * 2.0 + 0.2,
+        "a hundred took {alone:.2} s alone, {beside:.2} s beside a stalled one"
+    );
+    within_budget("the shim", idle.0, shim.usage()?)?;
+    within_budget("the forward", idle.1, forward.usage()?)
+}
+
+async fn a_pod_that_does_not_read_stalls_only_itself(stage: &mut Stage) -> Result<()> {
+    one_stalls(stage, Manner::Flood, "stall --to 127.0.0.1:8081").await
+}
+
+async fn a_target_that_does_not_read_stalls_only_itself(stage: &mut Stage) -> Result<()> {
+    let stall = "stall --to 127.0.0.1:8081 --flood true";
+    one_stalls(stage, Manner::Stall, stall).await
+}
+
+async fn every_stream_stalled_stays_within_the_budget(stage: &mut Stage) -> Result<()> {
+    let (echo, bad) = (
+        Target::start(Manner::Echo).await?,
+        Target::start(Manner::Flood).await?,
+    );
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{} 8081:{}", echo.port(), bad.port());
+    let forward = stage.forward(&shim, &pod, &words).await?;
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    let idle = (shim.usage()?, forward.usage()?);
+
+    // Both ends write all that fits, and neither reads: 255 of 256 streams.
+    let flood = "stall --to 127.0.0.1:8081 --flood true --connections 255";
+    let stalled = pod.spawn(flood).await?;
+    let _: Written = stalled.report(Duration::from_secs(60)).await?;
+
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    within_budget("the shim", idle.0, shim.usage()?)?;
+    within_budget("the forward", idle.1, forward.usage()?)
+}
+
+async fn a_thousand_resets_at_once_leave_the_session_usable(stage: &mut Stage) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{}", target.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+
+    let storm: Storm = pod
+        .probe("storm --to 127.0.0.1:8080 --connections 1000")
+        .await?;
+
+    is_at_least("resets", storm.resets, 900)?;
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    shim.connections_are(0, SOON).await?;
+    same("the forward", forward.ended(), None)
+}
+
+async fn single_bytes_to_a_stalled_target_leave_the_session_usable(
+    stage: &mut Stage,
+) -> Result<()> {
+    let (echo, bad) = (
+        Target::start(Manner::Echo).await?,
+        Target::start(Manner::Stall).await?,
+    );
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{} 8081:{}", echo.port(), bad.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+
+    let trickle = pod.spawn("tiny --to 127.0.0.1:8081 --count 20000").await?;
+    let written: Written = trickle.report(Duration::from_secs(30)).await?;
+
+    same("written", written.written, 20_000)?;
+    let _: Echo = pod
+        .probe("echo --to 127.0.0.1:8080 --bytes 1000000")
+        .await?;
+    same("the forward", forward.ended(), None)
+}

@@ -1,0 +1,163 @@
+//! Namespaces of their own for a whole test run.
+//!
+//! The run happens in a PID, a mount and a network namespace made for it, with
+//! an empty `/run`: container runtimes, sandboxes, mounts and interfaces of the
+//! run cannot touch those of the machine, default paths can be used as on a
+//! real node, and whatever way the run ends, the kernel ends every process in
+//! it and every mount and interface goes with them.
+//!
+//! Three processes: *outside* waits, *init* is process 1 of the new PID
+//! namespace and buries orphans, *inside* runs the stories.
+
+use anyhow::{Context as _, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, Uid};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Tells a process of the run which of the three it is.
+const STAGE: &str = "STERNLINE_E2E_STAGE";
+
+/// Names the cgroup below which the sandboxes of this run live.
+const CGROUP: &str = "STERNLINE_E2E_CGROUP";
+
+/// Everything that the run keeps in the file system, on a tmpfs of its own.
+pub(crate) const STATE: &str = "/run/sternline-e2e";
+
+/// What `main` is to do.
+pub(crate) enum Part {
+    /// End with this code: the run is over.
+    Over(ExitCode),
+    /// Run the stories.
+    Inside,
+}
+
+/// Goes one step further inwards. Must be called before any thread exists.
+///
+/// # Errors
+/// Not root, or the kernel refuses a namespace or a mount.
+pub(crate) fn enter(prepare: impl FnOnce() -> Result<()>) -> Result<Part> {
+    match std::env::var(STAGE).as_deref() {
+        Err(_) => {
+            if !Uid::effective().is_root() {
+                bail!("end-to-end tests make namespaces and containers: run them as root");
+            }
+            prepare()?;
+            outside().map(Part::Over)
+        }
+        Ok("init") => init().map(Part::Over),
+        Ok(_) => Ok(Part::Inside),
+    }
+}
+
+/// The cgroup of this run's sandboxes, absolute as CRI wants it.
+pub(crate) fn cgroup_parent() -> String {
+    format!("/{}", std::env::var(CGROUP).unwrap_or_default())
+}
+
+fn outside() -> Result<ExitCode> {
+    let cgroup = format!("sternline-e2e-{}", std::process::id());
+    remove_cgroups();
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+        .context("the kernel gives no PID, mount and network namespaces")?;
+    let mut init = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(STAGE, "init")
+        .env(CGROUP, &cgroup)
+        .spawn()
+        .context("cannot start process 1 of the run's PID namespace")?;
+    let status = init.wait()?;
+    remove_cgroups();
+    Ok(code(status.code().unwrap_or(1)))
+}
+
+fn init() -> Result<ExitCode> {
+    // With process 1 the kernel ends the whole namespace.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let nothing = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing).context("cannot detach the mounts")?;
+    mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::empty(),
+        nothing,
+    )
+    .context("cannot mount /proc")?;
+    // Where the packages of container runtimes and CNI keep their state.
+    for dir in ["/run", "/var/lib/cni", "/var/lib/containerd"] {
+        fs::create_dir_all(dir)?;
+        mount(
+            Some("tmpfs"),
+            dir,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )
+        .with_context(|| format!("cannot mount a tmpfs on {dir}"))?;
+    }
+    fs::create_dir_all(STATE)?;
+    fs::create_dir_all("/run/netns")?;
+    // Runtimes expect a tree whose mounts can be handed to containers.
+    let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+    mount(nothing, "/", nothing, shared, nothing).context("cannot share the mounts")?;
+    super::node::link_up("lo")?;
+
+    let inside = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(STAGE, "inside")
+        // An error of a story is told by its sentences.
+        .env("RUST_LIB_BACKTRACE", "0")
+        .spawn()
+        .context("cannot start the stories")?;
+    let inside = Pid::from_raw(inside.id().try_into()?);
+    loop {
+        match waitpid(None, None)? {
+            WaitStatus::Exited(pid, status) if pid == inside => return Ok(code(status)),
+            WaitStatus::Signaled(pid, signal, _) if pid == inside => {
+                return Ok(code(128 + signal as i32));
+            }
+            _orphan => {}
+        }
+    }
+}
+
+fn code(status: i32) -> ExitCode {
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Removes what this run, or one that was killed, left in the cgroup tree,
+/// which namespaces do not cover. The kernel refuses to remove those in use.
+fn remove_cgroups() {
+    let root = Path::new("/sys/fs/cgroup");
+    let trees = dirs(root).into_iter().chain([root.to_owned()]);
+    for tree in trees {
+        for dir in dirs(&tree) {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("sternline-e2e-") {
+                remove_tree(&dir);
+            }
+        }
+    }
+}
+
+fn remove_tree(dir: &Path) {
+    for child in dirs(dir) {
+        remove_tree(&child);
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+fn dirs(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}

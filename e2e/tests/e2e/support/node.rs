@@ -1,0 +1,250 @@
+//! The node: whatever makes sandboxes. The same stories run on every kind,
+//! chosen by `STERNLINE_RUNTIME`.
+
+pub(crate) mod containerd;
+pub(crate) mod cri;
+pub(crate) mod image;
+pub(crate) mod pod;
+pub(crate) mod standalone;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use pod::{Pod, Spawned};
+
+/// The environment variable that chooses.
+pub(crate) const VARIABLE: &str = "STERNLINE_RUNTIME";
+
+/// What makes the sandboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    /// Named network namespaces, and nothing else.
+    Standalone,
+    /// containerd of the 1.6 series, as Debian 12 packages it.
+    Containerd16,
+}
+
+impl Runtime {
+    /// Reads the variable; unset means containerd 1.6.
+    ///
+    /// # Errors
+    /// A name that is not known.
+    pub(crate) fn chosen() -> Result<Self> {
+        match std::env::var(VARIABLE).as_deref() {
+            Ok("standalone") => Ok(Self::Standalone),
+            Ok("containerd-1.6") | Err(_) => Ok(Self::Containerd16),
+            Ok(other) => bail!("{VARIABLE}={other}: choose standalone or containerd-1.6"),
+        }
+    }
+
+    /// Whether sandboxes are those of a container runtime.
+    pub(crate) fn is_cri(self) -> bool {
+        self != Self::Standalone
+    }
+
+    /// The name as the variable spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Containerd16 => "containerd-1.6",
+        }
+    }
+}
+
+/// How a pod shall be.
+#[derive(Clone, Debug)]
+pub(crate) struct PodWish {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it uses the node's own network.
+    pub(crate) host_network: bool,
+}
+
+/// A node with a running source of sandboxes.
+pub(crate) struct Node {
+    version: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Standalone(standalone::Standalone),
+    Cri(Box<CriNode>),
+}
+
+struct CriNode {
+    cri: cri::Cri,
+    daemon: tokio::sync::Mutex<containerd::Containerd>,
+}
+
+impl Node {
+    /// Starts what `runtime` needs and waits until it can make sandboxes.
+    ///
+    /// # Errors
+    /// Something is missing or does not come up; the error says what to do.
+    pub(crate) async fn start(runtime: Runtime, probe: &Path) -> Result<Arc<Self>> {
+        let (version, kind) = match runtime {
+            Runtime::Standalone => {
+                let kind = standalone::Standalone::new(probe);
+                ("standalone".to_owned(), Kind::Standalone(kind))
+            }
+            Runtime::Containerd16 => {
+                let daemon = containerd::Containerd::start(runtime, probe).await?;
+                let cri = cri::Cri::connect(daemon.socket()).await?;
+                cri.ready(Duration::from_secs(20)).await?;
+                let version = cri.version().await?;
+                if !version.starts_with("containerd 1.6.") {
+                    bail!("the containerd found is {version}, not of the 1.6 series");
+                }
+                let daemon = tokio::sync::Mutex::new(daemon);
+                (version, Kind::Cri(Box::new(CriNode { cri, daemon })))
+            }
+        };
+        let node = Arc::new(Self { version, kind });
+        // What the first pod makes for all, a bridge say, is no leftover.
+        let first = PodWish {
+            name: "first".to_owned(),
+            host_network: false,
+        };
+        node.run_pod(&first).await?.remove().await?;
+        Ok(node)
+    }
+
+    /// Name and version of what makes the sandboxes.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How a shim is told where sandboxes come from.
+    pub(crate) fn shim_flags(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::Standalone(_) => vec!["--standalone".to_owned()],
+            Kind::Cri(node) => {
+                let endpoint = format!("unix://{}", node.cri.socket().display());
+                vec!["--runtime-endpoint".to_owned(), endpoint]
+            }
+        }
+    }
+
+    /// Makes a sandbox in which the probe can be run.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub(crate) async fn run_pod(self: &Arc<Self>, wish: &PodWish) -> Result<Pod> {
+        match &self.kind {
+            Kind::Standalone(standalone) => Ok(Pod::Standalone(standalone.run_pod(wish)?)),
+            Kind::Cri(node) => {
+                // The requests of the CRI are large values: not in every
+                // story's future.
+                let pod = Box::pin(node.cri.run_pod(wish)).await?;
+                Ok(Pod::Cri(Box::new(pod)))
+            }
+        }
+    }
+
+    /// Stops the container runtime; its pods live on.
+    ///
+    /// # Errors
+    /// There is none, or it does not end.
+    pub(crate) async fn pause_runtime(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Standalone(_) => bail!("a standalone node has no container runtime"),
+            Kind::Cri(node) => node.daemon.lock().await.stop().await,
+        }
+    }
+
+    /// Starts the container runtime if it does not run, and waits until it
+    /// answers.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub(crate) async fn resume_runtime(&self) -> Result<()> {
+        let Kind::Cri(node) = &self.kind else {
+            return Ok(());
+        };
+        node.daemon.lock().await.run().await?;
+        node.cri.ready(Duration::from_secs(20)).await
+    }
+
+    /// Removes every sandbox, whoever made it.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub(crate) async fn sweep(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Standalone(standalone) => standalone.sweep(),
+            Kind::Cri(node) => node.cri.sweep().await,
+        }
+    }
+
+    /// Ends the container runtime and everything that it started.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub(crate) async fn stop(&self) -> Result<()> {
+        self.sweep().await?;
+        match &self.kind {
+            Kind::Standalone(_) => Ok(()),
+            Kind::Cri(node) => node.daemon.lock().await.stop().await,
+        }
+    }
+}
+
+/// Runs `work` on a thread of its own inside a network namespace; what it
+/// starts there stays there, the thread ends.
+///
+/// # Errors
+/// The namespace cannot be entered, or `work` fails.
+pub(crate) fn inside<T: Send + 'static>(
+    namespace: &Path,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let path = namespace.to_owned();
+    let thread = std::thread::spawn(move || {
+        let file = File::open(&path)?;
+        setns(file, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter {}", path.display()))?;
+        work()
+    });
+    match thread.join() {
+        Ok(result) => result,
+        Err(_) => bail!("panicked inside {}", namespace.display()),
+    }
+}
+
+/// Brings an interface of the caller's network namespace up.
+///
+/// # Errors
+/// `ip` is missing or refuses.
+pub(crate) fn link_up(name: &str) -> Result<()> {
+    run(std::process::Command::new(program("ip")?).args(["link", "set", name, "up"]))
+}
+
+/// Runs a short command of the system.
+///
+/// # Errors
+/// It fails; the error has what it said.
+pub(crate) fn run(command: &mut std::process::Command) -> Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("{command:?} failed: {}", said.trim())
+}
+
+/// Finds a program of the system, also where a user's PATH does not look.
+///
+/// # Errors
+/// It is not installed; the error says how to install it.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"])
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not installed: run hack/install-test-deps"))
+}

@@ -1,0 +1,190 @@
+//! A running shim.
+
+use super::http;
+use super::process::{Exit, Process, Usage};
+use super::stage::Stage;
+use super::until;
+use anyhow::{Context as _, Result, bail};
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::Signal;
+use pb::reverse_port_forward_service_client::ReversePortForwardServiceClient;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use sternline_api::v1alpha1 as pb;
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tonic::transport::{Channel, Endpoint};
+
+/// The call's client.
+pub(crate) type Client = ReversePortForwardServiceClient<Channel>;
+
+/// Bound on its start.
+const START: Duration = Duration::from_secs(10);
+
+/// A shim that listens.
+pub(crate) struct Shim {
+    process: Process,
+    ready: Ready,
+}
+
+/// What the shim writes once everything listens.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    socket: PathBuf,
+    streaming: String,
+    metrics: Option<String>,
+}
+
+impl Shim {
+    /// Starts one and waits until it listens.
+    ///
+    /// # Errors
+    /// It ends, or says nothing in time.
+    pub(crate) async fn start(stage: &Stage, mut command: Command, flags: &str) -> Result<Self> {
+        let number = stage.number_of_next();
+        let file = |name: &str| stage.directory().join(format!("{number}-{name}"));
+        let ready_file = file("shim.ready");
+        command
+            .arg("serve")
+            .arg("--socket")
+            .arg(file("shim.sock"))
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .args(["--metrics-address", "127.0.0.1:0", "-v"])
+            .args(stage.node().shim_flags())
+            .args(flags.split_whitespace());
+        let mut process = stage.start("shim", command)?;
+        let ready = until("the shim to listen", START, || {
+            let ended = process.ended();
+            let ready = read_ready(&ready_file);
+            async move {
+                match ended {
+                    Some(code) => bail!("the shim ended with {code}"),
+                    None => Ok(ready),
+                }
+            }
+        });
+        let ready = ready.await;
+        let ready = ready.with_context(|| process.story())?;
+        Ok(Self { process, ready })
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.ready.socket
+    }
+
+    /// Where it streams, on TCP.
+    ///
+    /// # Errors
+    /// It streams on a Unix socket.
+    pub(crate) fn streaming_address(&self) -> Result<SocketAddr> {
+        let address = self.ready.streaming.trim_start_matches("http://");
+        address
+            .parse()
+            .with_context(|| format!("streams on {address}"))
+    }
+
+    /// A client of the call.
+    pub(crate) fn client(&self) -> Client {
+        let socket = self.ready.socket.clone();
+        let channel = Endpoint::from_static("http://shim.invalid")
+            .timeout(Duration::from_secs(20))
+            .connect_with_connector_lazy(tower::service_fn(move |_| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            }));
+        Client::new(channel)
+    }
+
+    /// The sessions that it has.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn sessions(&self) -> Result<Vec<pb::Session>> {
+        let list = pb::ListSessionsRequest::default();
+        Ok(self
+            .client()
+            .list_sessions(list)
+            .await?
+            .into_inner()
+            .sessions)
+    }
+
+    /// Waits until `count` connections are open in all its sessions.
+    ///
+    /// # Errors
+    /// There are more, or fewer, after `within`.
+    pub(crate) async fn connections_are(&self, count: u32, within: Duration) -> Result<()> {
+        let what = format!("{count} connections to be open");
+        until(&what, within, || async {
+            let sessions = self.sessions().await?;
+            let open: u32 = sessions.iter().map(|session| session.connections).sum();
+            Ok((open == count).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until it has no session left.
+    ///
+    /// # Errors
+    /// It still has one after `within`.
+    pub(crate) async fn idle(&self, within: Duration) -> Result<()> {
+        until("the last session to be gone", within, || async {
+            Ok(self.sessions().await?.is_empty().then_some(()))
+        })
+        .await
+    }
+
+    /// Adds up the samples of a metric that have all of `labels`, each as it
+    /// stands in the text, `name="value"`; 0 if there is none.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let text = self.metrics().await?;
+        let samples = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, set) = series.split_once('{').unwrap_or((series, ""));
+            let all = labels.iter().all(|label| set.contains(label));
+            (found == name && all).then(|| value.parse::<f64>().ok())?
+        });
+        Ok(samples.sum())
+    }
+
+    /// Everything that it counts, as Prometheus reads it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let address = self.ready.metrics.as_deref().context("serves no metrics")?;
+        let address = address.trim_start_matches("http://").parse()?;
+        let answer = http::get(address, "/metrics").await?;
+        if answer.status != 200 {
+            bail!("/metrics answered {}", answer.status);
+        }
+        Ok(answer.body)
+    }
+
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        self.process.usage()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    pub(crate) async fn exit(&mut self, within: Duration) -> Result<Exit> {
+        self.process.exit(within).await
+    }
+}
+
+/// The file appears whole or not at all; one that is half there is read again.
+fn read_ready(path: &Path) -> Option<Ready> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
