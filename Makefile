@@ -6,6 +6,9 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 
 STAGE := .ci/stage
+# Where cargo puts optimised programs: those are what the stories are about.
+RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
+E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +26,13 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 	@$(STAGE) "format" cargo fmt --all --check
 	@$(STAGE) "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 	@$(STAGE) "API docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
-	@$(STAGE) "pages" cargo test --locked --quiet -p sternline-docs
+	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --exclude sternline-demo --locked --test pages
 	@$(STAGE) "dependencies" .ci/deny
 
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
+	@$(STAGE) "test dependencies" hack/install-test-deps
+	@$(STAGE) "build" cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
+	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --exclude sternline-demo --locked --no-fail-fast
+	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
+	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)
+	@$(STAGE) "demo" cargo test --release --locked -p sternline-demo

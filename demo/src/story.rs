@@ -13,10 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bound of every step that waits for another program.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The port of the listener.
+const PORT: u16 = 8080;
 /// The listener in the sandbox.
 const LISTENER: &str = "127.0.0.1:8080";
 /// Requests sent for the timing.
-const REQUESTS: &str = "100";
+const REQUESTS: usize = 100;
 
 /// Where the sandbox is pinned below the scratch directory.
 pub(crate) fn netns_path(dir: &Path) -> PathBuf {
@@ -43,10 +45,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     step("Starting an HTTP server outside, as you would on your laptop")?;
     let nonce = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
     let outside = namespaces::network()?;
-    let body = format!(
-        "Hello from outside the sandbox: process {}, {outside}, word of the day {nonce}.\n",
-        std::process::id()
-    );
+    let body = format!("Hello from outside the sandbox, from {outside}. Today's number: {nonce}\n");
     let addr = server::start(body.clone())?;
     say(&format!("http://{addr} serves from {outside}"))?;
 
@@ -81,13 +80,9 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
         Path::new(&ready).exists().then_some(())
     })?;
     let shim_up = start.elapsed();
-    say(&format!(
-        "process {} serves after {}",
-        shim.pid(),
-        millis(shim_up)
-    ))?;
+    say(&format!("{socket} serves after {}", millis(shim_up)))?;
 
-    let spec = format!("8080:{}", addr.port());
+    let spec = format!("{PORT}:{}", addr.port());
     step(&format!("Running: sternline forward sandbox/demo {spec}"))?;
     let start = Instant::now();
     let mut forward = Program::start(
@@ -126,6 +121,12 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
         bail!("the response is not the one that the server outside gave:\n{response}");
     }
     say(&format!("a process in {namespace} got it from outside"))?;
+    let line = format!("Handling connection for {PORT}");
+    forward.wait_for("its line for each connection", PATIENCE, |program| {
+        let handled = program.output().lines().filter(|l| **l == *line).count();
+        (handled == REQUESTS).then_some(())
+    })?;
+    say(&format!("{line} ({REQUESTS} times)"))?;
 
     step("Stopping the forward, as Ctrl-C would")?;
     let start = Instant::now();
@@ -175,7 +176,11 @@ fn fetch(dir: &Path, netns: &Path) -> Result<Report> {
     let netns = netns
         .to_str()
         .context("the scratch directory has an odd name")?;
-    let mut program = Program::start("sternline-demo", &["fetch", netns, LISTENER, REQUESTS], dir)?;
+    let mut program = Program::start(
+        "sternline-demo",
+        &["fetch", netns, LISTENER, &REQUESTS.to_string()],
+        dir,
+    )?;
     let status = program.wait("the end of the fetch", PATIENCE)?;
     let output = program.output();
     if !status.success() {

@@ -54,3 +54,21 @@ pub fn pages() -> Vec<String> {
         })
         .collect()
 }
+
+/// The part of a page from the heading that starts so to the next heading of
+/// its level or above.
+///
+/// # Panics
+/// Where there is no such heading.
+#[must_use]
+pub fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let at = page
+        .find(&format!("\n{heading}"))
+        .unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let body = &page[at + 1..];
+    let level = heading.bytes().take_while(|b| *b == b'#').count();
+    let end = (1..=level)
+        .filter_map(|n| body.find(&format!("\n{} ", "#".repeat(n))))
+        .min();
+    &body[..end.unwrap_or(body.len())]
+}

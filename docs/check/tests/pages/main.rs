@@ -1,0 +1,8 @@
+//! Holds the pages to the code. One program, so that `--test pages` runs all
+//! of it and nothing else.
+
+mod dependencies;
+mod links;
+mod operations;
+mod protocol;
+mod requirements;

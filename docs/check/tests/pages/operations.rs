@@ -1,0 +1,144 @@
+//! `docs/operations.md` lists the flags, limits, metrics, words and log lines
+//! that there are.
+
+use clap::CommandFactory as _;
+use std::fs;
+use std::path::Path;
+use sternline_api::Reason;
+use sternline_docs::{code, read, root, rows, section};
+use sternline_shim::metrics::{self, Kind};
+
+const PAGE: &str = "docs/operations.md";
+
+/// Long flags of a command with their defaults, `--help` and `--version` left
+/// out.
+fn flags(command: &clap::Command) -> Vec<(String, String)> {
+    command
+        .get_arguments()
+        .filter_map(|flag| {
+            let name = flag
+                .get_long()
+                .filter(|n| !["help", "version"].contains(n))?;
+            let default = flag.get_default_values().iter();
+            let default: Vec<_> = default.filter_map(|value| value.to_str()).collect();
+            let default = match default.join(" ").as_str() {
+                _ if !flag.get_action().takes_values() => "off".to_owned(),
+                other => other.to_owned(),
+            };
+            Some((format!("--{name}"), default))
+        })
+        .collect()
+}
+
+#[test]
+fn every_flag_of_the_shim_is_listed_with_its_default() {
+    let page = read(PAGE);
+    let table = section(&page, "### Flags of");
+    let mut listed: Vec<(String, String)> = rows(table)
+        .into_iter()
+        .skip(1)
+        .map(|row| (row[0].replace('`', ""), row[1].replace('`', "")))
+        .collect();
+    let cli = sternline_shim::config::Cli::command();
+    let serve = cli.find_subcommand("serve").expect("serve");
+    let mut real = flags(serve);
+    listed.sort();
+    real.sort();
+    assert_eq!(listed, real);
+}
+
+#[test]
+fn every_flag_of_the_command_line_is_listed() {
+    let page = read(PAGE);
+    let text = section(&page, "## The command line");
+    let mut cli = sternline_cli::args::Cli::command();
+    // Global flags belong to every subcommand only once it is built.
+    cli.build();
+    for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
+        for (flag, _) in flags(command) {
+            let listed = text.contains(&format!("`{flag}`")) || text.contains(&format!("`{flag} "));
+            assert!(
+                listed,
+                "{PAGE} does not list {flag} of {}",
+                command.get_name()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_listed() {
+    let page = read(PAGE);
+    let listed: Vec<Vec<String>> = rows(section(&page, "## Metrics"))
+        .into_iter()
+        .skip(1)
+        .map(|row| row[..3].iter().map(|cell| cell.replace('`', "")).collect())
+        .collect();
+    let real: Vec<Vec<String>> = metrics::ALL
+        .iter()
+        .map(|metric| {
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            vec![
+                metric.name.to_owned(),
+                kind.to_owned(),
+                metric.labels.join(", "),
+            ]
+        })
+        .collect();
+    assert_eq!(listed, real);
+}
+
+#[test]
+fn refusals_are_listed_with_words_and_exit_codes_of_the_error_table() {
+    let page = read(PAGE);
+    let mut seen = 0;
+    for row in rows(section(&page, "### What the call refuses"))
+        .iter()
+        .skip(1)
+    {
+        for word in code(&row[0]) {
+            let reason = Reason::from_label(word).unwrap_or_else(|| panic!("no word {word}"));
+            assert_eq!(row[1], reason.exit().to_string(), "{word}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "only {seen} words");
+}
+
+/// All Rust sources below a directory, joined.
+fn sources(dir: &Path) -> String {
+    let entries = fs::read_dir(dir).expect("a directory").flatten();
+    entries
+        .map(|entry| match entry.path() {
+            path if path.is_dir() => sources(&path),
+            path if path.extension().is_some_and(|e| e == "rs") => {
+                fs::read_to_string(path).expect("readable")
+            }
+            _ => String::new(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_steps_of_the_set_up_are_logged_as_the_page_says() {
+    let page = read(PAGE);
+    let cli = sources(&root().join("cli/src"));
+    let mut last = 0;
+    for row in rows(section(&page, "### The forward does not come up"))
+        .iter()
+        .skip(1)
+    {
+        for line in code(&row[0]) {
+            assert!(
+                cli.contains(&format!("\"{line}\"")),
+                "nothing logs {line:?}"
+            );
+            last += 1;
+        }
+    }
+    assert!(last > 4, "only {last} lines");
+}
