@@ -72,3 +72,20 @@ pub fn section<'a>(page: &'a str, heading: &str) -> &'a str {
         .min();
     &body[..end.unwrap_or(body.len())]
 }
+
+/// All Rust sources below a directory, joined.
+///
+/// # Panics
+/// Where something there cannot be read.
+#[must_use]
+pub fn sources(dir: &Path) -> String {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let text = |path: PathBuf| match path {
+        path if path.is_dir() => sources(&path),
+        path if path.extension().is_some_and(|extension| extension == "rs") => {
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        }
+        _ => String::new(),
+    };
+    entries.flatten().map(|entry| text(entry.path())).collect()
+}

@@ -2,11 +2,12 @@
 //! that there are.
 
 use clap::CommandFactory as _;
-use std::fs;
-use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 use sternline_api::Reason;
-use sternline_docs::{code, read, root, rows, section};
-use sternline_shim::metrics::{self, Kind};
+use sternline_docs::{code, read, root, rows, section, sources};
+use sternline_shim::metrics::{self, Exporter, Kind};
+use sternline_tunnel::budget::{ProcessBudget, Traffic};
 
 const PAGE: &str = "docs/operations.md";
 
@@ -66,6 +67,14 @@ fn every_flag_of_the_command_line_is_listed() {
     }
 }
 
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    }
+}
+
 #[test]
 fn every_metric_is_listed() {
     let page = read(PAGE);
@@ -77,19 +86,75 @@ fn every_metric_is_listed() {
     let real: Vec<Vec<String>> = metrics::ALL
         .iter()
         .map(|metric| {
-            let kind = match metric.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram => "histogram",
-            };
             vec![
                 metric.name.to_owned(),
-                kind.to_owned(),
+                kind(metric.kind).to_owned(),
                 metric.labels.join(", "),
             ]
         })
         .collect();
     assert_eq!(listed, real);
+}
+
+/// The label names of a line such as `name{a="1",b="2"} 3`, without those that
+/// the format itself adds.
+fn labels(line: &str) -> Vec<String> {
+    let inside = line
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let pairs = inside.map_or("", |(inside, _)| inside).split(',');
+    let names = pairs
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, _)| name.trim());
+    names
+        .filter(|name| *name != "le" && *name != "quantile")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn what_is_served_is_what_is_listed() {
+    let traffic = Arc::new(Traffic::default());
+    let exporter = Exporter::install(traffic, ProcessBudget::new(1)).expect("the first");
+    // Everything happens once, so that everything is served.
+    let _active = (
+        metrics::Active::connection(),
+        metrics::Active::listener(),
+        metrics::Active::session(),
+        metrics::Active::tunnel(),
+    );
+    metrics::connection_ended("ok", Duration::from_millis(1));
+    metrics::rejected(Reason::ConnectionLimit);
+    metrics::session_ended(Reason::Done);
+    metrics::failed(Reason::PortInUse);
+    metrics::called("Version", tonic::Code::Ok);
+    metrics::set_up(Duration::from_millis(1));
+    let text = exporter.render();
+
+    let mut served: Vec<(String, String, Vec<String>)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| {
+            let sample = text
+                .lines()
+                .find(|line| {
+                    line.starts_with(&format!("{name}{{"))
+                        || line.starts_with(&format!("{name}_bucket{{"))
+                })
+                .unwrap_or_default();
+            (name.to_owned(), kind.to_owned(), labels(sample))
+        })
+        .collect();
+    let mut listed: Vec<_> = metrics::ALL
+        .iter()
+        .map(|m| {
+            let labels = m.labels.iter().map(ToString::to_string).collect();
+            (m.name.to_owned(), kind(m.kind).to_owned(), labels)
+        })
+        .collect();
+    served.sort();
+    listed.sort();
+    assert_eq!(served, listed);
 }
 
 #[test]
@@ -107,20 +172,6 @@ fn refusals_are_listed_with_words_and_exit_codes_of_the_error_table() {
         }
     }
     assert!(seen > 10, "only {seen} words");
-}
-
-/// All Rust sources below a directory, joined.
-fn sources(dir: &Path) -> String {
-    let entries = fs::read_dir(dir).expect("a directory").flatten();
-    entries
-        .map(|entry| match entry.path() {
-            path if path.is_dir() => sources(&path),
-            path if path.extension().is_some_and(|e| e == "rs") => {
-                fs::read_to_string(path).expect("readable")
-            }
-            _ => String::new(),
-        })
-        .collect()
 }
 
 #[test]
