@@ -70,7 +70,7 @@ pub struct Forward {
     /// Where to listen: sandbox/ID, or the start of an ID that fits only one.
     #[arg(value_name = "sandbox/ID")]
     pub place: String,
-    /// What to forward, remote first: [BIND:]PORT[:TARGET], see below.
+    /// What to forward, remote first: `[BIND:]PORT[:TARGET]`, see below.
     #[arg(value_name = "SPEC", required = true, allow_negative_numbers = true)]
     pub specs: Vec<String>,
     /// Print lines for people, or one JSON event per line.

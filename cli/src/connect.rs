@@ -1,5 +1,5 @@
-//! The ways to a server: the [call](call) on its Unix socket, and the upgraded
-//! byte stream at the [URL](url) that the call answered.
+//! The ways to a server: the [call] on its Unix socket, and the upgraded
+//! byte stream at the [URL](mod@url) that the call answered.
 
 pub mod call;
 pub mod upgrade;

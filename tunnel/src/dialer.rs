@@ -112,7 +112,7 @@ impl Dialer {
     }
 
     /// Opens the stream of one accepted connection. Bytes may be sent before
-    /// the workstation answered; [`crate::relay`] does.
+    /// the workstation answered; [`crate::relay()`] does.
     ///
     /// # Errors
     /// The workstation takes no more streams, or the tunnel is gone.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// A connected socket, as [`crate::relay`] needs it: readiness and non-blocking
+/// A connected socket, as [`crate::relay()`] needs it: readiness and non-blocking
 /// calls, so that waiting holds no buffer.
 pub trait Socket: Send + Sync + Unpin + 'static {
     /// Resolves when a read may give something.

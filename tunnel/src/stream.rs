@@ -11,7 +11,7 @@ use std::time::Duration;
 use sternline_api::Reason;
 
 /// A stream whose request was sent (cluster side) or accepted (workstation
-/// side), ready for [`crate::relay`]. Dropping it resets it.
+/// side), ready for [`crate::relay()`]. Dropping it resets it.
 #[derive(Debug)]
 pub struct TunnelStream {
     pub(crate) send: SendStream<Chunk>,
