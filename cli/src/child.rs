@@ -7,7 +7,7 @@
 
 use crate::descriptors::Descriptors;
 use crate::fault::{Fault, exit};
-use crate::signals::Received;
+use crate::signals::{Held, Received};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
@@ -25,18 +25,24 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Wrapped(Child);
 
 impl Wrapped {
-    /// Starts a command of one word or more.
+    /// Starts a command of one word or more, with the limit of descriptors and
+    /// the signal mask that we were given.
     ///
     /// # Errors
     /// 127 where there is none of that name, 126 where it cannot be executed,
     /// as in env(1).
-    pub fn start(command: &[OsString], descriptors: Descriptors) -> Result<Self, Fault> {
+    pub fn start(
+        command: &[OsString],
+        descriptors: Descriptors,
+        held: &Held,
+    ) -> Result<Self, Fault> {
         let [program, arguments @ ..] = command else {
             return Err(Fault::new(exit::NOT_FOUND, "no command was given after --"));
         };
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
-        let child = descriptors.as_given(|| command.spawn()).map_err(|error| {
+        let spawned = descriptors.as_given(|| held.as_given(|| command.spawn()));
+        let child = spawned.map_err(|error| {
             let program = program.to_string_lossy();
             match error.kind() {
                 io::ErrorKind::NotFound => Fault::new(
@@ -112,7 +118,8 @@ mod tests {
 
     fn start(words: &[&str]) -> Result<Wrapped, Fault> {
         let command: Vec<OsString> = words.iter().map(OsString::from).collect();
-        Wrapped::start(&command, Descriptors::raise())
+        let held = Held::nothing();
+        Wrapped::start(&command, Descriptors::raise(), &held)
     }
 
     fn sent(signal: Signal, from_terminal: bool) -> Received {

@@ -87,6 +87,7 @@ impl Fault {
             (Some(reason), _) => reason.label(),
             (None, exit::USAGE) => Reason::InvalidRequest.label(),
             (None, exit::NO_SERVER) => "no_server",
+            (None, exit::NEVER_UP) => "interrupted",
             (None, exit::LOST) => Reason::TunnelLost.label(),
             (None, exit::NOT_EXECUTABLE | exit::NOT_FOUND) => "command_failed",
             (None, _) => Reason::Internal.label(),

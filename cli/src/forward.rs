@@ -18,7 +18,6 @@ mod serve;
 mod setup;
 
 use crate::args::Format;
-use crate::child::Wrapped;
 use crate::connect::Server;
 use crate::descriptors::Descriptors;
 use crate::fault::{Fault, exit};
@@ -120,10 +119,10 @@ impl Forward {
             Ok(up) => up,
             Err(Early::Stopped) if self.plan.command.is_empty() => return Ok(Finish::Stopped),
             Err(Early::Stopped) => {
-                return Err(Fault {
-                    exit: exit::NEVER_UP,
-                    ..Fault::because(Reason::Done, "asked to stop before the forward was up")
-                });
+                return Err(Fault::new(
+                    exit::NEVER_UP,
+                    "asked to stop before the forward was up: the command was not started",
+                ));
             }
             Err(Early::Fault(fault)) if self.plan.command.is_empty() => return Err(fault),
             Err(Early::Fault(fault)) => {
@@ -192,8 +191,7 @@ impl Forward {
         if !self.plan.command.is_empty() {
             // What the command prints comes after our lines.
             output.flush().await;
-            let command = Wrapped::start(&self.plan.command, self.plan.descriptors)?;
-            interrupts.command = Some(command);
+            interrupts.start(&self.plan.command, self.plan.descriptors)?;
         }
         Ok(ready_file)
     }

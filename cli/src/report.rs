@@ -62,12 +62,10 @@ impl Reporter for Json {
                 .error(format_args!("an event has no JSON form: {error}")),
         }
         // Who reads the log of a failed job sees the reason there too.
-        if let Event::Ended(Ended {
-            message, exit_code, ..
-        }) = event
-            && *exit_code != 0
+        if let Event::Ended(ended) = event
+            && ended.is_failure()
         {
-            self.output.error(message);
+            self.output.error(&ended.message);
         }
     }
 }

@@ -25,6 +25,9 @@ mod imp {
     use super::{Received, Signal, WATCHED, io};
     use nix::sys::signal::SigSet;
     use nix::sys::signalfd::{SfdFlags, SignalFd};
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
     use tokio::sync::mpsc;
 
     /// Signals that may wait; the kernel keeps one of each kind beyond that.
@@ -33,9 +36,29 @@ mod imp {
     /// `si_code` of a signal that the kernel made, for a terminal here.
     const SI_KERNEL: i32 = 0x80;
 
-    /// The signals, taken from their default action.
-    #[derive(Debug)]
+    /// The signals, taken from their default action by being blocked.
+    #[derive(Clone, Copy, Debug)]
     pub struct Held(SigSet);
+
+    impl Held {
+        /// No signals, for tests, which share a process.
+        #[cfg(test)]
+        pub(crate) fn nothing() -> Self {
+            Self(SigSet::empty())
+        }
+
+        /// Runs `start`, which starts a process, with the signal mask that we
+        /// were given: a process inherits it. What arrives meanwhile goes to
+        /// the handlers of [`Signals`], so that it has to be open.
+        pub fn as_given<T>(&self, start: impl FnOnce() -> T) -> T {
+            let freed = self.0.thread_unblock();
+            let started = start();
+            if freed.is_ok() && self.0.thread_block().is_err() {
+                tracing::warn!("signals may end us without a goodbye");
+            }
+            started
+        }
+    }
 
     /// Takes the signals from their default action. To be called before any
     /// thread is started, since threads inherit it.
@@ -65,15 +88,23 @@ mod imp {
 
     /// A queue of arriving signals.
     #[derive(Debug)]
-    pub struct Signals(mpsc::Receiver<Received>);
+    pub struct Signals {
+        received: mpsc::Receiver<Received>,
+        /// Handlers, for the moments in which the signals are not blocked.
+        handlers: Vec<(Signal, Stream)>,
+    }
 
     impl Signals {
-        /// Opens the queue. A thread of its own fills it, until the process
-        /// ends.
+        /// Opens the queue, inside a runtime. A thread of its own fills it,
+        /// until the process ends.
         ///
         /// # Errors
         /// The kernel's.
         pub fn open(held: &Held) -> io::Result<Self> {
+            let mut handlers = Vec::new();
+            for watched in held.0.iter() {
+                handlers.push((watched, signal(SignalKind::from_raw(watched as i32))?));
+            }
             let signals = SignalFd::with_flags(&held.0, SfdFlags::SFD_CLOEXEC)?;
             let (queue, received) = mpsc::channel(QUEUE);
             let fill = move || {
@@ -94,15 +125,29 @@ mod imp {
             std::thread::Builder::new()
                 .name("signals".into())
                 .spawn(fill)?;
-            Ok(Self(received))
+            Ok(Self { received, handlers })
         }
 
         /// Waits for the next signal. Cancel safe.
         pub async fn next(&mut self) -> Received {
-            match self.0.recv().await {
-                Some(received) => received,
-                None => std::future::pending().await,
-            }
+            poll_fn(|cx| {
+                for (signal, handler) in &mut self.handlers {
+                    if handler.poll_recv(cx).is_ready() {
+                        // Who sent it is not known here; the command is told
+                        // rather twice than never.
+                        return Poll::Ready(Received {
+                            signal: *signal,
+                            from_terminal: false,
+                        });
+                    }
+                }
+                match self.received.poll_recv(cx) {
+                    Poll::Ready(Some(received)) => Poll::Ready(received),
+                    // The thread ends only with the process.
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                }
+            })
+            .await
         }
     }
 }
@@ -114,8 +159,21 @@ mod imp {
     use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
     /// Nothing to hold here: the runtime's handlers do.
-    #[derive(Debug)]
+    #[derive(Clone, Copy, Debug)]
     pub struct Held;
+
+    impl Held {
+        /// No signals, for tests, which share a process.
+        #[cfg(test)]
+        pub(crate) fn nothing() -> Self {
+            Self
+        }
+
+        /// Runs `start`: a process that is started gets no handlers.
+        pub fn as_given<T>(&self, start: impl FnOnce() -> T) -> T {
+            start()
+        }
+    }
 
     /// Does nothing on this system.
     ///

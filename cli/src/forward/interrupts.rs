@@ -2,9 +2,11 @@
 //! standard output.
 
 use crate::child::Wrapped;
+use crate::descriptors::Descriptors;
 use crate::fault::{Fault, exit};
 use crate::output::Output;
 use crate::signals::{Held, Signals};
+use std::ffi::OsString;
 use std::io;
 
 /// Why the forward shall end.
@@ -22,6 +24,7 @@ pub(super) enum Interrupt {
 #[derive(Debug)]
 pub(super) struct Interrupts {
     signals: Signals,
+    held: Held,
     output: Output,
     /// Whether a closed standard output was told: once is enough.
     closed: bool,
@@ -35,10 +38,17 @@ impl Interrupts {
         let signals = Signals::open(held)?;
         Ok(Self {
             signals,
+            held: *held,
             output,
             closed: false,
             command: None,
         })
+    }
+
+    /// Starts the command to wrap.
+    pub(super) fn start(&mut self, command: &[OsString], limits: Descriptors) -> Result<(), Fault> {
+        self.command = Some(Wrapped::start(command, limits, &self.held)?);
+        Ok(())
     }
 
     /// The next interrupt. Cancel safe.

@@ -173,3 +173,12 @@ pub struct Ended {
     /// Bytes that the pod received, of connections that are closed.
     pub bytes_to_pod: u64,
 }
+
+impl Ended {
+    /// Whether the forward failed, as opposed to having done its work: an exit
+    /// code other than 0 may be that of the wrapped command.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.reason != sternline_api::Reason::Done.label()
+    }
+}

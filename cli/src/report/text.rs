@@ -1,6 +1,6 @@
 //! Events as lines for people.
 
-use super::event::{Ended, Event, Lost, Ready};
+use super::event::{Event, Lost, Ready};
 use crate::span;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(super) fn lines(event: &Event) -> Vec<Line> {
             back.place,
             span::short(Duration::from_millis(back.after_ms))
         ))],
-        Event::Ended(Ended { exit_code: 0, .. }) => Vec::new(),
+        Event::Ended(ended) if !ended.is_failure() => Vec::new(),
         Event::Ended(ended) => vec![Line::Error(ended.message.clone())],
     }
 }

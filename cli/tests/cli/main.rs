@@ -1,0 +1,11 @@
+//! The built program against servers that a test makes up. One binary for all,
+//! so that it is linked once.
+
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+mod calls;
+mod forward;
+mod hostile;
+mod resume;
+mod support;
+mod wrap;
