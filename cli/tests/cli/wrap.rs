@@ -162,10 +162,7 @@ async fn what_a_terminal_signals_reaches_it_once() {
     assert_eq!(program.line().await, "INT");
     // A second one would have come by now.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let children =
-        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", program.pid())).unwrap();
-    let ours = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
-    nix::sys::signal::kill(ours, Signal::SIGTERM).unwrap();
+    program.signal(Signal::SIGTERM);
     assert_eq!(program.line().await, "TERM");
     let run = program.end().await;
     assert_eq!(run.code, 5, "{run:?}");
