@@ -63,11 +63,6 @@ impl Standing {
     async fn connections_are_reset(&self) -> Result<()> {
         let ended: Ended = self.held.report(SOON).await?;
         same("end in the pod", ended.ended, End::Reset)?;
-        self.connections_are_gone().await
-    }
-
-    /// The open connections end with a reset at the target.
-    async fn connections_are_gone(&self) -> Result<()> {
         for seen in self.target.ended(3, SOON).await? {
             same("end at the target", seen.end, End::Reset)?;
         }
@@ -189,7 +184,7 @@ async fn a_pod_that_is_stopped_ends_its_forward_with_9(stage: &mut Stage) -> Res
     let exit = standing.forward.exit(Duration::from_secs(2)).await?;
     same("exit code", exit.code, 9)?;
     ensure!(exit.after < Duration::from_secs(1), "took {:?}", exit.after);
-    standing.connections_are_gone().await?;
+    standing.target.ended(3, SOON).await?;
     let ended = standing.forward.event("ended", SOON, |_| true).await?;
     same("reason", ended["reason"].as_str(), Some("sandbox_gone"))
 }

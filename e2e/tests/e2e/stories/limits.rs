@@ -6,8 +6,9 @@ use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
 use crate::support::{is_at_least, same, until};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::time::Duration;
+use sternline_api::v1alpha1 as pb;
 use sternline_e2e::report::{Echo, End, Ended, Holding, Listeners, Many};
 
 themed! {
@@ -21,6 +22,7 @@ themed! {
         a_token_that_nobody_redeems_frees_its_ports,
         a_hold_above_the_limit_is_refused,
         a_connection_that_stays_silent_too_long_is_ended,
+        a_shim_with_few_descriptors_lowers_its_limit,
         a_shim_without_descriptors_rejects_and_recovers,
         a_forward_without_descriptors_rejects_and_recovers;
     container runtimes:
@@ -181,22 +183,62 @@ async fn a_connection_that_stays_silent_too_long_is_ended(stage: &mut Stage) -> 
     same("reported", closed["end"].as_str(), Some("idle_timeout"))
 }
 
-async fn a_shim_without_descriptors_rejects_and_recovers(stage: &mut Stage) -> Result<()> {
+async fn a_shim_with_few_descriptors_lowers_its_limit(stage: &mut Stage) -> Result<()> {
     let target = Target::start(Manner::Echo).await?;
     let pod = stage.pod("web").await?;
-    let shim = stage.shim_with_descriptors(96, "").await?;
+    // Some are kept for everything that is no connection.
+    let shim = stage.shim_with_descriptors(576, "").await?;
+    let mut client = shim.client();
+    let limits = client
+        .status(pb::StatusRequest {})
+        .await?
+        .into_inner()
+        .limits;
+    let limit = limits.context("no limits")?.connections_per_node;
+    ensure!(
+        (1..=200).contains(&limit),
+        "{limit} connections with 576 descriptors"
+    );
     let words = format!("8080:{}", target.port());
     let forward = stage.forward(&shim, &pod, &words).await?;
 
+    let connections = limit + 50;
     let many: Many = pod
-        .probe("many --to 127.0.0.1:8080 --connections 200 --bytes 1000")
+        .probe(&format!(
+            "many --to 127.0.0.1:8080 --connections {connections}"
+        ))
+        .await?;
+
+    same("carried their data", many.ok, limit)?;
+    same("failed", many.failed, [(End::Reset, 50)].into())?;
+    let told = |event: &serde_json::Value| event["reason"] == "node_connection_limit";
+    forward.event("rejected", SOON, told).await?;
+    shim.connections_are(0, SOON).await?;
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    Ok(())
+}
+
+async fn a_shim_without_descriptors_rejects_and_recovers(stage: &mut Stage) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{}", target.port());
+    let forward = stage.forward(&shim, &pod, &words).await?;
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    // What its own limit should prevent, made to happen all the same.
+    shim.limit_descriptors(shim.usage()?.descriptors + 20)?;
+
+    let many: Many = pod
+        .probe("many --to 127.0.0.1:8080 --connections 100 --bytes 1000")
         .await?;
 
     is_at_least("carried their data", many.ok, 10)?;
     let rejected = many.failed.get(&End::Reset).copied().unwrap_or_default();
-    same("carried or rejected", many.ok + rejected, 200)?;
-    forward.event("rejected", SOON, |_| true).await?;
-    let counted = shim.metric("sternline_rejections_total", &[]).await?;
+    same("carried or rejected", many.ok + rejected, 100)?;
+    is_at_least("rejected", rejected, 10)?;
+    let told = |event: &serde_json::Value| event["reason"] == "descriptor_limit";
+    forward.event("rejected", SOON, told).await?;
+    let labels = [r#"reason="descriptor_limit""#];
+    let counted = shim.metric("sternline_rejections_total", &labels).await?;
     same("counted", counted, f64::from(rejected))?;
     shim.connections_are(0, SOON).await?;
     let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;

@@ -39,8 +39,8 @@ async fn the_beginning_of_an_id_is_enough(stage: &mut Stage) -> Result<()> {
 
 async fn an_unknown_id_is_not_found(stage: &mut Stage) -> Result<()> {
     let shim = stage.shim("").await?;
-    let refusal = stage.refused(&shim, "sandbox/nosuch", "8080").await?;
-    refusal.is(3, &["nosuch"])
+    let refusal = stage.refused(&shim, "sandbox/deadbeef", "8080").await?;
+    refusal.is(3, &["deadbeef"])
 }
 
 async fn a_malformed_id_is_refused_before_anything_is_contacted(stage: &mut Stage) -> Result<()> {

@@ -146,10 +146,17 @@ impl Tunnel {
         let _ = self.control.send(event);
     }
 
-    /// Closes the connection under the tunnel without a word.
-    pub(crate) async fn cut(self) {
+    /// Closes the connection under the tunnel without a word, as dropping it
+    /// does, and waits until it is closed.
+    pub(crate) async fn cut(mut self) {
         self.task.abort();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a node has, counted before and after a story.
 
 use anyhow::{Result, bail};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// own, so all of it belongs to the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Inventory {
-    entries: BTreeSet<String>,
+    entries: BTreeMap<String, usize>,
 }
 
 impl Inventory {
@@ -18,7 +18,8 @@ impl Inventory {
     /// # Errors
     /// `/proc` is not readable.
     pub(crate) fn take() -> Result<Self> {
-        let mut entries = BTreeSet::new();
+        let mut entries = BTreeMap::new();
+        let mut count = |entry: String| *entries.entry(entry).or_default() += 1;
         for pid in processes() {
             let proc = format!("/proc/{pid}");
             // A zombie waits for process 1 and is as good as gone; so is one
@@ -35,18 +36,19 @@ impl Inventory {
             }
             let command = fs::read_to_string(format!("{proc}/cmdline")).unwrap_or_default();
             let command = command.replace('\0', " ");
-            entries.insert(format!("process {pid}: {}", command.trim_end()));
+            // By what it runs: a runtime that was restarted is the same.
+            count(format!("process {}", command.trim_end()));
         }
         for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
             let point = line.split(' ').nth(4).unwrap_or_default();
-            entries.insert(format!("mount on {point}"));
+            count(format!("mount on {point}"));
         }
         for line in fs::read_to_string("/proc/self/net/dev")?.lines().skip(2) {
             let name = line.split(':').next().unwrap_or_default();
-            entries.insert(format!("interface {}", name.trim()));
+            count(format!("interface {}", name.trim()));
         }
         for entry in fs::read_dir("/run/netns")?.flatten() {
-            entries.insert(format!("namespace {}", entry.path().display()));
+            count(format!("namespace {}", entry.path().display()));
         }
         Ok(Self { entries })
     }
@@ -59,12 +61,18 @@ impl Inventory {
         let start = Instant::now();
         loop {
             let now = Self::take()?;
-            let left: Vec<&String> = now.entries.difference(&self.entries).collect();
+            let more = |(entry, count): &(&String, &usize)| {
+                **count > self.entries.get(*entry).copied().unwrap_or_default()
+            };
+            let left: Vec<_> = now.entries.iter().filter(more).collect();
             if left.is_empty() {
                 return Ok(());
             }
             if start.elapsed() > within {
-                let list: String = left.iter().map(|entry| format!("\n  {entry}")).collect();
+                let list = left
+                    .iter()
+                    .map(|(entry, count)| format!("\n  {count} x {entry}"));
+                let list: String = list.collect();
                 bail!("left over after {within:?}:{list}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

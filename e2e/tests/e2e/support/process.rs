@@ -71,6 +71,10 @@ impl Process {
         })
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// What it wrote so far.
     pub(crate) fn stdout(&self) -> String {
         fs::read_to_string(&self.stdout).unwrap_or_default()

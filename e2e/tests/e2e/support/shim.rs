@@ -1,9 +1,9 @@
 //! A running shim.
 
-use super::http;
 use super::process::{Exit, Process, Usage};
 use super::stage::Stage;
 use super::until;
+use super::{http, node};
 use anyhow::{Context as _, Result, bail};
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
@@ -169,6 +169,18 @@ impl Shim {
 
     pub(crate) fn usage(&self) -> Result<Usage> {
         self.process.usage()
+    }
+
+    /// Takes descriptors away from it while it runs.
+    ///
+    /// # Errors
+    /// `prlimit` is missing or refuses.
+    pub(crate) fn limit_descriptors(&self, most: usize) -> Result<()> {
+        node::run(
+            std::process::Command::new(node::program("prlimit")?)
+                .arg(format!("--pid={}", self.process.pid()))
+                .arg(format!("--nofile={most}:{most}")),
+        )
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {

@@ -11,8 +11,12 @@ use std::time::Duration;
 use sternline_e2e::pattern;
 use sternline_e2e::report::End;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+
+/// More than any story opens at once: a target is never what turns a
+/// connection away.
+const BACKLOG: u32 = 4096;
 
 /// What a target does with each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +77,13 @@ impl Target {
     /// # Errors
     /// It cannot listen.
     pub(crate) async fn start_at(address: SocketAddr, manner: Manner) -> Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let socket = match address.is_ipv4() {
+            true => TcpSocket::new_v4()?,
+            false => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let seen = Arc::new(Mutex::new(Seens::default()));
         let task = tokio::spawn(serve(listener, manner, seen.clone()));

@@ -64,6 +64,12 @@ impl Containerd {
     /// # Errors
     /// It ends, or does not listen in time; the error has what it said.
     pub(crate) async fn run(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process {
+            return match process.ended() {
+                None => Ok(()),
+                Some(code) => bail!("containerd ended with {code}; {}", process.story()),
+            };
+        }
         let mut command = Command::new(&self.program);
         command
             .arg("--config")
