@@ -4,9 +4,9 @@ use crate::TunnelError;
 use crate::chunk::Chunk;
 use crate::control::ControlStream;
 use crate::dialer::bounded;
-use crate::keepalive::Keepalive;
+use crate::keepalive::{Heard, Keepalive};
 use crate::queue::Queue;
-use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, Settings};
+use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, Settings};
 use crate::stream::{Drained, Inbound, PROXY_STATUS, TunnelStream, drain, proxy_status};
 use h2::RecvStream;
 use h2::ext::Protocol;
@@ -28,7 +28,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves a tunnel.
 pub struct Acceptor<IO> {
-    connection: Connection<IO, Chunk>,
+    connection: Connection<Heard<IO>, Chunk>,
     keepalive: Keepalive,
     settings: Arc<Settings>,
 }
@@ -52,6 +52,7 @@ where
     /// The byte stream broke, or the peer does not speak HTTP/2.
     pub async fn handshake(io: IO, settings: &Settings) -> Result<Self, TunnelError> {
         let streams = settings.max_streams.saturating_add(1);
+        let (io, heard) = Heard::new(io);
         let handshake = server::Builder::new()
             .enable_connect_protocol()
             .max_concurrent_streams(streams)
@@ -63,9 +64,12 @@ where
             // The default of 20 would let a port scanner in the pod end the
             // tunnel. The node has no more than `streams` open at a time.
             .max_pending_accept_reset_streams(streams as usize * 2)
+            .max_concurrent_reset_streams(settings.remembered_resets())
+            .reset_stream_duration(RESET_REMEMBERED)
+            .max_local_error_reset_streams(Some(MAX_STRAY_FRAMES))
             .handshake(io);
         let mut connection = bounded(settings, "start HTTP/2", handshake).await??;
-        let keepalive = Keepalive::new(connection.ping_pong(), settings.ping_interval);
+        let keepalive = Keepalive::new(connection.ping_pong(), heard, settings.ping_interval);
         Ok(Self {
             connection,
             keepalive,
@@ -92,7 +96,7 @@ where
             let Some((request, respond)) = accepted else {
                 return Ok(None);
             };
-            if let Some(incoming) = self.classify(request, respond)? {
+            if let Some(incoming) = self.classify(request, respond) {
                 return Ok(Some(incoming));
             }
         }
@@ -108,29 +112,31 @@ where
         &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Chunk>,
-    ) -> Result<Option<Incoming>, TunnelError> {
+    ) -> Option<Incoming> {
         let (head, body) = request.into_parts();
         if head.method != Method::CONNECT {
             answer(&mut respond, StatusCode::METHOD_NOT_ALLOWED, None);
-            return Ok(None);
+            return None;
         }
         match head.extensions.get::<Protocol>() {
-            None => Ok(Some(Incoming::Stream(Box::new(IncomingStream {
+            None => Some(Incoming::Stream(Box::new(IncomingStream {
                 head,
                 body,
                 respond,
                 queue: Queue::default(),
                 settings: Arc::clone(&self.settings),
-            })))),
+            }))),
             Some(protocol) if protocol.as_str() == CONTROL_PROTOCOL => {
-                let send = respond.send_response(Response::new(()), false)?;
+                // Fails on a stream that was reset already, which is no fault of
+                // the tunnel.
+                let send = respond.send_response(Response::new(()), false).ok()?;
                 let control = ControlStream::new(send, Inbound::Open(body));
-                Ok(Some(Incoming::Control(control)))
+                Some(Incoming::Control(control))
             }
             // RFC 9220, section 3: an unknown :protocol is not implemented.
             Some(_) => {
                 answer(&mut respond, StatusCode::NOT_IMPLEMENTED, None);
-                Ok(None)
+                None
             }
         }
     }

@@ -3,9 +3,9 @@
 use crate::TunnelError;
 use crate::chunk::Chunk;
 use crate::control::ControlStream;
-use crate::keepalive::Keepalive;
+use crate::keepalive::{Heard, Keepalive};
 use crate::queue::Queue;
-use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, Settings};
+use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, Settings};
 use crate::stream::{Inbound, TunnelStream};
 use h2::client::{self, Connection, SendRequest};
 use h2::ext::Protocol;
@@ -26,17 +26,17 @@ use tokio::time::timeout;
 pub struct Dialer {
     requests: SendRequest<Chunk>,
     settings: Arc<Settings>,
-    /// True once the workstation's SETTINGS allowed extended CONNECT.
-    extended: watch::Receiver<bool>,
+    /// Changes whenever the driver ran, and so may have read SETTINGS.
+    moved: watch::Receiver<()>,
 }
 
 /// Moves a tunnel's bytes and PINGs. Spawn it; it ends with the tunnel.
 #[must_use = "a tunnel stands still unless its driver runs"]
 pub struct Driver<IO> {
-    connection: Connection<IO, Chunk>,
+    // Holds no handle for requests, which would keep the tunnel open for ever.
+    connection: Connection<Heard<IO>, Chunk>,
     keepalive: Keepalive,
-    requests: Option<SendRequest<Chunk>>,
-    extended: watch::Sender<bool>,
+    moved: watch::Sender<()>,
 }
 
 /// One accepted connection, as the workstation is told of it.
@@ -62,6 +62,7 @@ impl Dialer {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        let (io, heard) = Heard::new(io);
         let handshake = client::Builder::new()
             .enable_push(false)
             .initial_window_size(settings.stream_window())
@@ -69,20 +70,22 @@ impl Dialer {
             .max_frame_size(MAX_CHUNK as u32)
             .max_header_list_size(MAX_HEADER_BYTES)
             .max_send_buffer_size(settings.send_buffer())
+            .max_concurrent_reset_streams(settings.remembered_resets())
+            .reset_stream_duration(RESET_REMEMBERED)
+            .max_local_error_reset_streams(Some(MAX_STRAY_FRAMES))
             .handshake(io);
         let (requests, mut connection) = bounded(settings, "start HTTP/2", handshake).await??;
-        let keepalive = Keepalive::new(connection.ping_pong(), settings.ping_interval);
-        let (tx, extended) = watch::channel(false);
+        let keepalive = Keepalive::new(connection.ping_pong(), heard, settings.ping_interval);
+        let (tx, moved) = watch::channel(());
         let driver = Driver {
             connection,
             keepalive,
-            requests: Some(requests.clone()),
-            extended: tx,
+            moved: tx,
         };
         let dialer = Self {
             requests,
             settings: Arc::new(settings.clone()),
-            extended,
+            moved,
         };
         Ok((dialer, driver))
     }
@@ -94,12 +97,14 @@ impl Dialer {
     /// The workstation does not offer extended CONNECT (RFC 8441) in time, or
     /// the tunnel is gone.
     pub async fn control(&self) -> Result<ControlStream, TunnelError> {
-        let mut extended = self.extended.clone();
+        let mut moved = self.moved.clone();
         bounded(&self.settings, "offer extended CONNECT", async {
-            extended.wait_for(|on| *on).await.map(|_| ())
+            while !self.requests.is_extended_connect_protocol_enabled() {
+                moved.changed().await.map_err(|_| TunnelError::Closed)?;
+            }
+            Ok::<_, TunnelError>(())
         })
-        .await?
-        .map_err(|_| TunnelError::Closed)?;
+        .await??;
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = http::Uri::from_static("http://session/control");
@@ -159,13 +164,7 @@ where
             return Poll::Ready(Err(dead));
         }
         let polled = Pin::new(&mut this.connection).poll(cx);
-        if let Some(requests) = &this.requests
-            && requests.is_extended_connect_protocol_enabled()
-        {
-            this.extended.send_replace(true);
-            // A handle kept here would keep the tunnel open for ever.
-            this.requests = None;
-        }
+        this.moved.send_replace(());
         polled.map_err(TunnelError::from)
     }
 }

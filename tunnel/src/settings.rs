@@ -18,6 +18,17 @@ const MIN_WINDOW: u64 = 4 * 1024;
 /// A window above this lets one stream queue more than the link needs.
 const MAX_WINDOW: u64 = 1024 * 1024;
 
+/// How long a stream that we reset is remembered: what the peer sent before it
+/// learnt of the reset is then passed over.
+pub(crate) const RESET_REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Frames for streams that are no longer remembered, in the life of a tunnel.
+/// Each is answered with a reset of some 350 bytes that a peer which does not
+/// read leaves in our memory, so there must be a limit; beyond it the tunnel
+/// ends. The library's own limit of 1,024 is reached by a load test in the pod
+/// that is interrupted a few times.
+pub(crate) const MAX_STRAY_FRAMES: usize = 65_536;
+
 /// Header blocks above this are refused (RFC 9113, section 6.5.2).
 pub(crate) const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
@@ -115,6 +126,11 @@ impl Settings {
     /// stream to take them.
     pub(crate) fn send_buffer(&self) -> usize {
         usize::try_from((self.share() / 4).clamp(1024, 64 * 1024)).unwrap_or(64 * 1024)
+    }
+
+    /// Streams that we reset and still remember, see [`RESET_REMEMBERED`].
+    pub(crate) fn remembered_resets(&self) -> usize {
+        self.max_streams.saturating_add(1).saturating_mul(16) as usize
     }
 
     fn share(&self) -> u64 {

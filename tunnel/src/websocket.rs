@@ -25,6 +25,8 @@ const WRITE_BUFFER: usize = 128 * 1024;
 pub struct WebSocketIo<IO> {
     inner: WebSocketStream<IO>,
     read: Bytes,
+    /// The peer closed; it may be gone before our answer to that reaches it.
+    closed: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketIo<IO> {
@@ -47,6 +49,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketIo<IO> {
         Self {
             inner: WebSocketStream::from_raw_socket(io, role, Some(config)).await,
             read: Bytes::new(),
+            closed: false,
         }
     }
 }
@@ -57,11 +60,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketIo<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.read.is_empty() {
+        while self.read.is_empty() && !self.closed {
             match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
                 Some(Ok(Message::Binary(data))) => self.read = data,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                Some(Ok(Message::Close(_))) | None => {
+                    self.closed = true;
+                    return Poll::Ready(Ok(()));
+                }
                 Some(Ok(Message::Text(_) | Message::Frame(_))) => {
                     return Poll::Ready(Err(io::Error::new(
                         io::ErrorKind::InvalidData,
@@ -94,12 +100,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketIo<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx).map_err(to_io)
+        match ready!(Pin::new(&mut self.inner).poll_flush(cx)) {
+            Err(error) if !self.closed => Poll::Ready(Err(to_io(error))),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(Pin::new(&mut self.inner).poll_close(cx)) {
             Ok(()) | Err(tungstenite::Error::ConnectionClosed) => Poll::Ready(Ok(())),
+            Err(_) if self.closed => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(to_io(error))),
         }
     }

@@ -1,0 +1,111 @@
+//! A peer that vanished is noticed, and one that is only busy is left alone.
+
+use crate::support::{Raw, Tunnel, link, request, settings, tunnel_over};
+use std::time::Duration;
+use sternline_tunnel::{Acceptor, Dialer, End, Settings, TunnelError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep};
+
+fn bound(settings: &Settings) -> Duration {
+    settings.ping_interval * 3 + Duration::from_millis(10)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_notices_a_workstation_that_never_spoke() {
+    let (near, _far) = tokio::io::duplex(1 << 20);
+    let (dialer, driver) = Dialer::handshake(near, &settings()).await.unwrap();
+    let begun = Instant::now();
+    let error = driver.await.expect_err("silent");
+    assert!(matches!(error, TunnelError::PeerSilent(_)), "{error}");
+    assert!(begun.elapsed() <= bound(&settings()));
+    assert!(dialer.connect(request(7)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workstation_notices_a_node_that_fell_silent() {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let _raw = Raw::client(far).await;
+    let mut acceptor = Acceptor::handshake(near, &settings()).await.unwrap();
+    let begun = Instant::now();
+    let error = acceptor.next().await.expect_err("silent");
+    assert!(matches!(error, TunnelError::PeerSilent(_)), "{error}");
+    assert!(begun.elapsed() <= bound(&settings()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_without_a_word_is_noticed_on_both_sides_and_never_before() {
+    let (node, client, link) = link(64 * 1024, None);
+    let mut tunnel = tunnel_over(node, client, &settings()).await;
+    let forward = tunnel.unix().await;
+    // Long silence, answered PINGs.
+    for _ in 0..7 {
+        sleep(Duration::from_secs(601)).await;
+        assert!(!tunnel.driver.is_finished() && !tunnel.acceptor.is_finished());
+    }
+    tunnel.assert_alive().await;
+    link.cut();
+    let cut = Instant::now();
+    let Tunnel {
+        driver, acceptor, ..
+    } = tunnel;
+    let (driver, acceptor) = tokio::join!(driver, acceptor);
+    let noticed = cut.elapsed();
+    assert!(noticed <= bound(&settings()), "{noticed:?}");
+    for error in [driver.unwrap().unwrap_err(), acceptor.unwrap().unwrap_err()] {
+        assert!(matches!(error, TunnelError::PeerSilent(_)), "{error}");
+    }
+    let (node, client) = forward.ends().await;
+    assert_eq!((node.end, client.end), (End::TunnelLost, End::TunnelLost));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_in_the_middle_of_a_transfer_is_noticed() {
+    let (node, client, link) = link(4 * 1024, Some(8 * 1024));
+    let mut tunnel = tunnel_over(node, client, &settings()).await;
+    let mut forward = tunnel.unix().await;
+    let pod = tokio::spawn(async move { forward.pod.write_all(&vec![0; 1_000_000]).await });
+    let target = tokio::spawn(async move {
+        let mut all = Vec::new();
+        let _ = forward.target.read_to_end(&mut all).await;
+        all.len()
+    });
+    sleep(Duration::from_secs(20)).await;
+    link.cut();
+    let cut = Instant::now();
+    assert!((&mut tunnel.driver).await.unwrap().is_err());
+    assert!((&mut tunnel.acceptor).await.unwrap().is_err());
+    assert!(cut.elapsed() <= bound(&settings()), "{:?}", cut.elapsed());
+    assert!(pod.await.unwrap().is_err());
+    assert!(target.await.unwrap() < 1_000_000);
+}
+
+/// A slow link with a deep queue: a PING waits behind minutes of data, and yet
+/// bytes keep coming.
+#[tokio::test(start_paused = true)]
+async fn a_busy_link_is_not_a_dead_one() {
+    let (node, client, _link) = link(4 << 20, Some(16 * 1024));
+    let mut tunnel = tunnel_over(node, client, &settings()).await;
+    let mut forwards = Vec::new();
+    for _ in 0..64 {
+        forwards.push(tunnel.unix().await);
+    }
+    let begun = Instant::now();
+    let mut running = Vec::new();
+    for mut forward in forwards {
+        running.push(tokio::spawn(async move {
+            let block = vec![0; 100_000];
+            let mut got = vec![0; block.len()];
+            let (wrote, read) = tokio::join!(
+                forward.pod.write_all(&block),
+                forward.target.read_exact(&mut got)
+            );
+            wrote.expect("alive");
+            read.expect("alive");
+        }));
+    }
+    for each in running {
+        each.await.unwrap();
+    }
+    assert!(begun.elapsed() > Duration::from_secs(300), "a slow link");
+    assert!(!tunnel.driver.is_finished() && !tunnel.acceptor.is_finished());
+}

@@ -1,0 +1,58 @@
+//! A link between two pipes that can be slow, or cut without a word.
+
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// A link that carries bytes until it is cut. Neither end sees the cut.
+pub(crate) struct Link {
+    cut: watch::Sender<bool>,
+}
+
+impl Link {
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+}
+
+/// Two ends with room for `queue` bytes in each direction, between which `rate`
+/// bytes a second move; `None` is without limit.
+pub(crate) fn link(queue: usize, rate: Option<usize>) -> (DuplexStream, DuplexStream, Link) {
+    let (a, a_far) = tokio::io::duplex(queue);
+    let (b, b_far) = tokio::io::duplex(queue);
+    let (cut, is_cut) = watch::channel(false);
+    let (a_read, a_write) = tokio::io::split(a_far);
+    let (b_read, b_write) = tokio::io::split(b_far);
+    tokio::spawn(carry(a_read, b_write, rate, is_cut.clone()));
+    tokio::spawn(carry(b_read, a_write, rate, is_cut));
+    (a, b, Link { cut })
+}
+
+async fn carry(
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+    rate: Option<usize>,
+    mut cut: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; rate.unwrap_or(64 * 1024)];
+    let copy = async {
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if to.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+            if let Some(rate) = rate {
+                sleep(Duration::from_secs(1) * read as u32 / rate as u32).await;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    let stopped = async { cut.wait_for(|cut| *cut).await.is_ok() };
+    tokio::select! {
+        () = copy => {}
+        true = stopped => {
+            // Both ends stay open and silent.
+            std::future::pending::<()>().await;
+        }
+    }
+}
