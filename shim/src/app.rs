@@ -1,0 +1,261 @@
+//! Puts the parts together. Everything that listens is bound before anything is
+//! announced.
+
+use crate::binder::{Binder, LocalBinder};
+use crate::cache::RequestCache;
+use crate::config::{Config, StreamingAddress};
+use crate::endpoint::UnixEndpoint;
+use crate::limits::{Limits, raise_descriptor_limit};
+use crate::metrics::Exporter;
+use crate::observe;
+use crate::registry::Registry;
+use crate::service::Service;
+use crate::session::Shared;
+use crate::streaming::{self, StreamingListener};
+use anyhow::Context as _;
+use serde::Serialize;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use sternline_api::protocol::UNIX_SCHEME;
+use sternline_api::v1alpha1::{
+    FILE_DESCRIPTOR_SET, reverse_port_forward_service_server::ReversePortForwardServiceServer,
+};
+use sternline_api::{Failure, Reason};
+use sternline_tunnel::budget::{ProcessBudget, Traffic};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::timeout;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long all sessions together may take to end at shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Largest message of the call, in bytes.
+const MAX_CALL: usize = 256 * 1024;
+
+/// Longest any call may take; a runtime that hangs must not hold a caller.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the shim listens, as told in the ready file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Addresses {
+    /// Unix socket of the call.
+    pub socket: PathBuf,
+    /// What streaming URLs start with.
+    pub streaming: String,
+    /// Address of the metrics, if they are served.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// A shim whose sockets are all bound.
+pub struct App {
+    /// Where it listens.
+    pub addresses: Addresses,
+    config: Config,
+    binder: Arc<dyn Binder>,
+    shared: Arc<Shared>,
+    call: (UnixListener, UnixEndpoint),
+    streaming: (StreamingListener, Option<UnixEndpoint>),
+    metrics: Option<(TcpListener, Exporter)>,
+}
+
+impl App {
+    /// Binds everything.
+    ///
+    /// # Errors
+    /// A setting that cannot work, or an address that cannot be bound.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let limits = Limits::from(&config.limits)
+            .validated(raise_descriptor_limit())
+            .map_err(anyhow::Error::msg)?;
+        let binder = binder(&config)?;
+        let shared = Arc::new(Shared {
+            registry: Registry::new(&limits),
+            passes: RequestCache::new(limits.tokens),
+            traffic: Arc::new(Traffic::default()),
+            budget: ProcessBudget::new(limits.buffer_bytes_per_node),
+            limits,
+        });
+        let metrics = match config.metrics_address {
+            None => None,
+            Some(addr) => {
+                let exporter =
+                    Exporter::install(Arc::clone(&shared.traffic), Arc::clone(&shared.budget))?;
+                let listener = TcpListener::bind(addr).await;
+                let listener = listener.with_context(|| format!("--metrics-address {addr}"))?;
+                Some((listener, exporter))
+            }
+        };
+        let (streaming, base) = bind_streaming(&config.streaming_address).await?;
+        let call = UnixEndpoint::bind(&config.socket)
+            .with_context(|| format!("--socket {}", config.socket.display()))?;
+        let addresses = Addresses {
+            socket: config.socket.clone(),
+            streaming: base,
+            metrics: metrics.as_ref().and_then(|(l, _)| l.local_addr().ok()),
+        };
+        Ok(Self {
+            addresses,
+            config,
+            binder,
+            shared,
+            call,
+            streaming,
+            metrics,
+        })
+    }
+
+    /// Serves until `shutdown` resolves, then ends every session.
+    ///
+    /// # Errors
+    /// The ready file cannot be written, or the call cannot be served.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        if let Some((listener, exporter)) = self.metrics {
+            let binder = Arc::clone(&self.binder);
+            tasks.spawn(observe::serve(listener, exporter, binder, stop.clone()));
+        }
+        let (streaming, _streaming_endpoint) = self.streaming;
+        tasks.spawn(streaming::serve(
+            streaming,
+            Arc::clone(&self.shared),
+            stop.clone(),
+        ));
+        let service = Service::new(
+            Arc::clone(&self.binder),
+            Arc::clone(&self.shared),
+            self.addresses.streaming.clone(),
+            self.config.allow_wide_bind,
+        );
+        let (call, _call_endpoint) = self.call;
+        let call = serve_call(call, service, stop.clone()).await?;
+        let mut call = tokio::spawn(call);
+        if let Some(path) = &self.config.ready_file {
+            write_ready_file(path, &self.addresses)?;
+        }
+        tracing::info!(
+            socket = %self.addresses.socket.display(),
+            streaming = %self.addresses.streaming,
+            metrics = ?self.addresses.metrics,
+            "serving"
+        );
+        tokio::select! {
+            () = shutdown => tracing::info!("shutting down"),
+            ended = &mut call => {
+                ended.context("the call's server ended")?.context("the call's server failed")?;
+            }
+        }
+        self.shared.registry.close();
+        end_all(&self.shared).await;
+        stop.cancel();
+        tasks.close();
+        let _ = timeout(SHUTDOWN, tasks.wait()).await;
+        if let Some(path) = &self.config.ready_file {
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+}
+
+fn binder(config: &Config) -> Result<Arc<dyn Binder>, Failure> {
+    if config.standalone {
+        let dir = config.netns_dir.clone();
+        let binder = LocalBinder::standalone(dir, config.allow_wide_bind, config.poll_interval)?;
+        return Ok(Arc::new(binder));
+    }
+    Ok(Arc::new(LocalBinder::cri(
+        &config.runtime_endpoint,
+        config.allow_runtime_handler.clone(),
+        config.allow_wide_bind,
+        config.poll_interval,
+    )?))
+}
+
+async fn bind_streaming(
+    address: &StreamingAddress,
+) -> anyhow::Result<((StreamingListener, Option<UnixEndpoint>), String)> {
+    match address {
+        StreamingAddress::Tcp(addr) => {
+            let listener = TcpListener::bind(addr).await;
+            let listener = listener.with_context(|| format!("--streaming-address {addr}"))?;
+            let base = format!("http://{}", listener.local_addr()?);
+            Ok(((StreamingListener::Tcp(listener), None), base))
+        }
+        StreamingAddress::Unix(path) => {
+            let (listener, endpoint) = UnixEndpoint::bind(path)
+                .with_context(|| format!("--streaming-address unix:{}", path.display()))?;
+            let base = format!("{UNIX_SCHEME}://{}", percent_encoded(path));
+            Ok(((StreamingListener::Unix(listener), Some(endpoint)), base))
+        }
+    }
+}
+
+/// A path as the host of a URL (RFC 3986, section 2.1).
+fn percent_encoded(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = path.as_os_str().as_bytes();
+    bytes
+        .iter()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(*byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+async fn serve_call(
+    listener: UnixListener,
+    service: Service,
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health
+        .set_serving::<ReversePortForwardServiceServer<Service>>()
+        .await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let service = ReversePortForwardServiceServer::new(service).max_decoding_message_size(MAX_CALL);
+    Ok(tonic::transport::Server::builder()
+        .timeout(CALL_TIMEOUT)
+        .concurrency_limit_per_connection(64)
+        .max_concurrent_streams(Some(64))
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()))
+}
+
+/// Written whole or not at all: whoever waits for it may read it at once.
+fn write_ready_file(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let text = serde_json::to_string(addresses)?;
+    std::fs::write(&new, text + "\n")
+        .and_then(|()| std::fs::rename(&new, path))
+        .with_context(|| format!("--ready-file {}", path.display()))
+}
+
+/// Ends every session; each tells its client why.
+async fn end_all(shared: &Shared) {
+    let ending = TaskTracker::new();
+    for session in shared.registry.list() {
+        ending.spawn(async move {
+            let sentence = format!(
+                "sandbox {}: the node's shim is shutting down",
+                session.sandbox.id
+            );
+            session.stop(Failure::new(Reason::Draining, sentence)).await;
+        });
+    }
+    ending.close();
+    if timeout(SHUTDOWN, ending.wait()).await.is_err() {
+        tracing::warn!("some sessions did not end in time");
+    }
+}

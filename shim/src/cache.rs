@@ -1,0 +1,195 @@
+//! The request cache, as in CRI streaming: what a secret in a URL stands for.
+//!
+//! A *pass* is a token (the URL that the call answered) or a ticket (for a
+//! further tunnel of a session that is up). Each works once. Tokens expire and
+//! are bounded in number; a full cache refuses and never evicts. Tickets live
+//! as long as their session, which takes them back.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// 128 bits from the operating system, as hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Pass(String);
+
+impl Pass {
+    /// A new one.
+    ///
+    /// # Errors
+    /// The operating system's generator failed.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0_u8; 16];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes.iter().map(|b| format!("{b:02x}")).collect()))
+    }
+
+    /// As it stands in a URL. Keep it out of logs.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pass(..)")
+    }
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    value: T,
+    /// Set for tokens.
+    expires: Option<Instant>,
+}
+
+/// Passes and what they stand for.
+#[derive(Debug)]
+pub struct RequestCache<T> {
+    entries: Mutex<HashMap<String, Entry<T>>>,
+    max_tokens: usize,
+}
+
+/// No room for another token.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} tokens wait to be redeemed, which is the limit")]
+pub struct Full(usize);
+
+impl<T> RequestCache<T> {
+    /// An empty cache for at most `max_tokens` tokens.
+    #[must_use]
+    pub fn new(max_tokens: u32) -> Self {
+        Self {
+            entries: Mutex::default(),
+            max_tokens: max_tokens as usize,
+        }
+    }
+
+    /// Keeps `value` for whoever brings `token` within `ttl`.
+    ///
+    /// # Errors
+    /// The cache is full even without those that expired.
+    pub fn insert_token(&self, token: &Pass, ttl: Duration, value: T) -> Result<(), Full> {
+        let now = Instant::now();
+        let mut entries = self.lock();
+        let waiting = |entries: &HashMap<_, Entry<T>>| {
+            entries.values().filter(|e| e.expires.is_some()).count()
+        };
+        if waiting(&entries) >= self.max_tokens {
+            entries.retain(|_, e| e.expires.is_none_or(|expires| expires > now));
+            if waiting(&entries) >= self.max_tokens {
+                return Err(Full(self.max_tokens));
+            }
+        }
+        let expires = Some(now + ttl);
+        entries.insert(token.0.clone(), Entry { value, expires });
+        Ok(())
+    }
+
+    /// Keeps `value` for whoever brings `ticket`, until it is removed.
+    pub fn insert_ticket(&self, ticket: &Pass, value: T) {
+        let expires = None;
+        self.lock()
+            .insert(ticket.0.clone(), Entry { value, expires });
+    }
+
+    /// Takes what `secret` stands for, if it is known and did not expire. It
+    /// works no second time, even if it expired.
+    pub fn redeem(&self, secret: &str) -> Option<T> {
+        let entry = self.lock().remove(secret)?;
+        match entry.expires {
+            Some(expires) if expires <= Instant::now() => None,
+            _ => Some(entry.value),
+        }
+    }
+
+    /// Takes a pass back.
+    pub fn remove(&self, pass: &Pass) {
+        self.lock().remove(&pass.0);
+    }
+
+    /// Passes known now, expired ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether no pass is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry<T>>> {
+        // Every step under the lock leaves the map whole.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn pass() -> Pass {
+        Pass::generate().expect("the system gives random bytes")
+    }
+
+    #[test]
+    fn passes_are_long_and_not_printed() {
+        let (a, b) = (pass(), pass());
+        assert_eq!(a.secret().len(), 32);
+        assert_ne!(a, b);
+        assert!(!format!("{a:?}").contains(a.secret()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_works_once_and_in_time() {
+        let cache = RequestCache::new(10);
+        let (used, late) = (pass(), pass());
+        cache.insert_token(&used, TTL, 1).expect("room");
+        cache.insert_token(&late, TTL, 2).expect("room");
+        assert_eq!(cache.redeem(used.secret()), Some(1));
+        assert_eq!(cache.redeem(used.secret()), None);
+        advance(TTL).await;
+        assert_eq!(cache.redeem(late.secret()), None);
+        assert!(
+            cache.is_empty(),
+            "an expired token is consumed all the same"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_cache_refuses_and_keeps_what_it_has() {
+        let cache = RequestCache::new(2);
+        let first = pass();
+        cache.insert_token(&first, TTL, 1).expect("room");
+        cache.insert_token(&pass(), TTL, 2).expect("room");
+        assert_eq!(cache.insert_token(&pass(), TTL, 3), Err(Full(2)));
+        assert_eq!(cache.redeem(first.secret()), Some(1));
+        cache.insert_token(&pass(), TTL, 4).expect("room again");
+        advance(TTL).await;
+        cache
+            .insert_token(&pass(), TTL, 5)
+            .expect("expired ones make room");
+        assert_eq!(cache.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tickets_last_and_take_no_tokens_place() {
+        let cache = RequestCache::new(1);
+        let (ticket, gone) = (pass(), pass());
+        cache.insert_ticket(&ticket, 1);
+        cache.insert_ticket(&gone, 2);
+        cache.insert_token(&pass(), TTL, 3).expect("room");
+        cache.remove(&gone);
+        advance(TTL * 100).await;
+        assert_eq!(cache.redeem(ticket.secret()), Some(1));
+        assert_eq!(cache.redeem(ticket.secret()), None);
+        assert_eq!(cache.redeem(gone.secret()), None);
+    }
+}

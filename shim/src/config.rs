@@ -1,0 +1,330 @@
+//! The command line.
+
+use crate::limits::Limits;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use sternline_api::protocol::DEFAULT_SOCKET;
+
+/// The node side of Sternline: reverse port-forwarding for Kubernetes pods.
+///
+/// Answers `ReversePortForward` on a Unix socket: binds in a pod's network
+/// namespace and streams the connections it accepts to the client that asked.
+#[derive(Debug, Parser)]
+#[command(name = "sternline-shim", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the call and the streaming endpoint, binding in this process.
+    Serve(Box<Config>),
+}
+
+/// Settings of `sternline-shim serve`.
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// Unix socket of the call; made with mode 0600.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Where clients stream: a loopback address with a port (0 for a free one), or unix:PATH.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT|unix:PATH",
+        default_value = "127.0.0.1:0"
+    )]
+    pub streaming_address: StreamingAddress,
+
+    /// CRI socket of the container runtime.
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        env = "CONTAINER_RUNTIME_ENDPOINT",
+        default_value = "unix:///run/containerd/containerd.sock",
+        conflicts_with = "standalone"
+    )]
+    pub runtime_endpoint: String,
+
+    /// Treat named network namespaces as sandboxes, without a container runtime.
+    #[arg(long)]
+    pub standalone: bool,
+
+    /// Directory of the named network namespaces.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/netns",
+        requires = "standalone"
+    )]
+    pub netns_dir: PathBuf,
+
+    /// Runtime handler whose sandboxes are ordinary network namespaces, besides "", runc and crun.
+    /// May be repeated.
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub allow_runtime_handler: Vec<String>,
+
+    /// Allow listeners on addresses other than loopback, which others than the pod can reach.
+    #[arg(long)]
+    pub allow_wide_bind: bool,
+
+    /// Serve /metrics, /healthz and /readyz here; off unless given.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics_address: Option<SocketAddr>,
+
+    /// The limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
+    /// How often sandboxes with sessions are looked at.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration(10, 500))]
+    pub poll_interval: Duration,
+
+    /// Write the addresses, as JSON, to this file once everything listens.
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+
+    /// Form of the logs on standard error.
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Say more: -v walks the set-up of every session, -vv every connection.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The limits, each a flag with its default.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Streams open at once in a session.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_session, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_connections_per_session: u32,
+    /// Streams open at once on the node; lowered to what the descriptor limit leaves.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_node, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections_per_node: u32,
+    /// Sessions at once in a sandbox.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().sessions_per_sandbox, value_parser = clap::value_parser!(u32).range(1..))]
+    max_sessions_per_sandbox: u32,
+    /// Sessions at once on the node.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().sessions_per_node, value_parser = clap::value_parser!(u32).range(1..))]
+    max_sessions_per_node: u32,
+    /// Listeners in a session.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().listeners_per_session, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_listeners_per_session: u32,
+    /// Tunnels at once in a session.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().tunnels_per_session, value_parser = clap::value_parser!(u32).range(1..=64))]
+    max_tunnels_per_session: u32,
+    /// Tokens that may wait to be redeemed.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().tokens, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Bytes that a session may hold in buffers (KiB, MiB and GiB are understood).
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
+    buffer_bytes_per_session: u64,
+    /// Bytes that all sessions may hold in buffers.
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
+    buffer_bytes_per_node: u64,
+    /// How long a client may take to reach its target.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(10, 300_000))]
+    dial_timeout: Duration,
+    /// How long a token waits to be redeemed.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration(100, 600_000))]
+    token_ttl: Duration,
+    /// End streams that are silent in both directions for so long; 0s never does.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration(0, 604_800_000))]
+    idle_timeout: Duration,
+    /// Longest hold that a session may ask for.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration(0, 86_400_000))]
+    max_hold: Duration,
+    /// Time between two PINGs; a peer that misses two is dead.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration(50, 300_000))]
+    ping_interval: Duration,
+}
+
+impl From<&LimitArgs> for Limits {
+    fn from(args: &LimitArgs) -> Self {
+        Self {
+            connections_per_session: args.max_connections_per_session,
+            connections_per_node: args.max_connections_per_node,
+            sessions_per_sandbox: args.max_sessions_per_sandbox,
+            sessions_per_node: args.max_sessions_per_node,
+            listeners_per_session: args.max_listeners_per_session,
+            tunnels_per_session: args.max_tunnels_per_session,
+            tokens: args.max_tokens,
+            buffer_bytes_per_session: args.buffer_bytes_per_session,
+            buffer_bytes_per_node: args.buffer_bytes_per_node,
+            dial_timeout: args.dial_timeout,
+            token_ttl: args.token_ttl,
+            idle_timeout: args.idle_timeout,
+            max_hold: args.max_hold,
+            ping_interval: args.ping_interval,
+        }
+    }
+}
+
+/// Form of the logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where clients stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamingAddress {
+    /// Plain HTTP on loopback.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for StreamingAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // Both unix:/path and unix:///path are in use.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if !path.starts_with('/') {
+                return Err(format!("{text:?} needs an absolute path after unix:"));
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        let addr: SocketAddr = text
+            .parse()
+            .map_err(|_| format!("{text:?} is neither ADDR:PORT nor unix:PATH"))?;
+        if !addr.ip().is_loopback() {
+            return Err(format!(
+                "{addr} is not loopback: plain HTTP is served on loopback or a Unix socket only"
+            ));
+        }
+        Ok(Self::Tcp(addr))
+    }
+}
+
+/// Reads a time such as 500ms, 15s, 10m or 1h, between `min` and `max`
+/// milliseconds.
+fn duration(min: u64, max: u64) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let split = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let scale = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "" if number == "0" => 1,
+            _ => return Err(format!("{text:?} is no time: write 500ms, 15s, 10m or 1h")),
+        };
+        let ms = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(scale))
+            .ok_or_else(|| format!("{text:?} is no time: write 500ms, 15s, 10m or 1h"))?;
+        if !(min..=max).contains(&ms) {
+            return Err(format!("{text} is not between {min}ms and {max}ms"));
+        }
+        Ok(Duration::from_millis(ms))
+    }
+}
+
+/// Reads a size such as 1048576, 64KiB, 64MiB or 1GiB, up to 1 TiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(format!("{text:?} is no size: write bytes, KiB, MiB or GiB")),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift))
+        .filter(|n| *n <= 1 << 40)
+        .ok_or_else(|| format!("{text:?} is no size up to 1024GiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+    use proptest::prelude::*;
+
+    fn serve(args: &[&str]) -> Result<Config, clap::Error> {
+        let Command::Serve(config) =
+            Cli::try_parse_from([&["sternline-shim", "serve"], args].concat())?.command;
+        Ok(*config)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_default_to_the_documented_limits() {
+        let config = serve(&[]).expect("no flag is needed");
+        assert_eq!(Limits::from(&config.limits), Limits::default());
+        assert_eq!(
+            config.streaming_address,
+            StreamingAddress::Tcp("127.0.0.1:0".parse().expect("address"))
+        );
+    }
+
+    #[test]
+    fn plain_http_beyond_loopback_is_refused() {
+        for bad in [
+            "0.0.0.0:1",
+            "10.0.0.1:80",
+            "unix:relative",
+            "localhost:80",
+            "",
+        ] {
+            assert!(serve(&["--streaming-address", bad]).is_err(), "{bad}");
+        }
+        for good in [
+            "[::1]:0",
+            "127.0.0.2:80",
+            "unix:/run/x.sock",
+            "unix:///run/x.sock",
+        ] {
+            assert!(serve(&["--streaming-address", good]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_are_bounded() {
+        assert_eq!(duration(0, 90_000)("90s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "5", "5d", "-1s", "100000000000000000000s", "91s"] {
+            assert!(duration(0, 90_000)(bad).is_err(), "{bad}");
+        }
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        for bad in ["", "MiB", "1TB", "-1", "99999999999GiB", "2000GiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,30}") {
+            let _ = duration(0, 1000)(&text);
+            let _ = bytes(&text);
+            let _ = text.parse::<StreamingAddress>();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The metrics: every name, label and help text in one place.
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::Arc;
+use std::time::Duration;
+use sternline_api::Reason;
+use sternline_tunnel::budget::{ProcessBudget, Traffic};
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Grows and shrinks.
+    Gauge,
+    /// Distribution in seconds.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($const:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
+        $( const $const: &str = $name; )*
+
+        /// Every metric that the shim serves.
+        pub const ALL: &[Metric] = &[ $( Metric {
+            name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help,
+        }, )* ];
+    };
+}
+
+metrics! {
+    CONNECTIONS = "sternline_connections_total", Counter, ["status"], "Forwarded connections that ended, by how: ok, or a word of the error table.";
+    CONNECTIONS_ACTIVE = "sternline_connections_active", Gauge, [], "Forwarded connections open now.";
+    CONNECTION_SECONDS = "sternline_connection_duration_seconds", Histogram, [], "How long forwarded connections were open.";
+    REJECTIONS = "sternline_rejections_total", Counter, ["reason"], "Connections, sessions, tokens and streaming requests turned away, by reason.";
+    ERRORS = "sternline_errors_total", Counter, ["type"], "Failed calls and streaming requests, by word of the error table.";
+    CALLS = "sternline_calls_total", Counter, ["call", "code"], "Calls answered, by name and gRPC code.";
+    SETUP_SECONDS = "sternline_setup_duration_seconds", Histogram, [], "How long ReversePortForward took when it succeeded.";
+    LISTENERS_ACTIVE = "sternline_listeners_active", Gauge, [], "Sockets that listen in sandboxes now.";
+    SESSIONS_ACTIVE = "sternline_sessions_active", Gauge, [], "Sessions now, waiting and held ones included.";
+    SESSIONS = "sternline_sessions_total", Counter, ["end"], "Sessions that ended, by word of the error table.";
+    TUNNELS_ACTIVE = "sternline_tunnels_active", Gauge, [], "Tunnels up now.";
+    BYTES = "sternline_bytes_total", Counter, ["direction"], "Bytes forwarded: from_pod and to_pod.";
+    BUFFERED_BYTES = "sternline_buffered_bytes", Gauge, [], "Bytes that wait in buffers for a reader.";
+}
+
+/// Upper bounds of the histograms' buckets, in seconds.
+const BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0,
+];
+
+/// Renders the metrics.
+#[derive(Clone)]
+pub struct Exporter {
+    handle: PrometheusHandle,
+    traffic: Arc<Traffic>,
+    budget: Arc<ProcessBudget>,
+}
+
+impl Exporter {
+    /// Takes the process's metrics over; once.
+    ///
+    /// # Errors
+    /// Somebody did before.
+    pub fn install(traffic: Arc<Traffic>, budget: Arc<ProcessBudget>) -> anyhow::Result<Self> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), BUCKETS)?
+            .install_recorder()?;
+        for metric in ALL {
+            match metric.kind {
+                Kind::Counter => describe_counter!(metric.name, metric.help),
+                Kind::Gauge => describe_gauge!(metric.name, metric.help),
+                Kind::Histogram => describe_histogram!(metric.name, metric.help),
+            }
+            // What has no labels is served from the start, as 0.
+            if metric.labels.is_empty() {
+                match metric.kind {
+                    Kind::Counter => counter!(metric.name).absolute(0),
+                    Kind::Gauge => gauge!(metric.name).set(0.0),
+                    Kind::Histogram => {}
+                }
+            }
+        }
+        Ok(Self {
+            handle,
+            traffic,
+            budget,
+        })
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub fn render(&self) -> String {
+        counter!(BYTES, "direction" => "from_pod").absolute(self.traffic.from_socket());
+        counter!(BYTES, "direction" => "to_pod").absolute(self.traffic.to_socket());
+        gauge!(BUFFERED_BYTES).set(self.budget.used() as f64);
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+/// Something that counts for as long as it is held.
+#[derive(Debug)]
+pub struct Active(&'static str);
+
+impl Active {
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+
+    /// A forwarded connection.
+    #[must_use]
+    pub fn connection() -> Self {
+        Self::new(CONNECTIONS_ACTIVE)
+    }
+
+    /// A listening socket.
+    #[must_use]
+    pub fn listener() -> Self {
+        Self::new(LISTENERS_ACTIVE)
+    }
+
+    /// A session.
+    #[must_use]
+    pub fn session() -> Self {
+        Self::new(SESSIONS_ACTIVE)
+    }
+
+    /// A tunnel.
+    #[must_use]
+    pub fn tunnel() -> Self {
+        Self::new(TUNNELS_ACTIVE)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
+}
+
+/// A connection ended.
+pub fn connection_ended(status: &'static str, open: Duration) {
+    counter!(CONNECTIONS, "status" => status).increment(1);
+    histogram!(CONNECTION_SECONDS).record(open);
+}
+
+/// Something was turned away.
+pub fn rejected(reason: Reason) {
+    counter!(REJECTIONS, "reason" => reason.label()).increment(1);
+}
+
+/// A session ended.
+pub fn session_ended(reason: Reason) {
+    counter!(SESSIONS, "end" => reason.label()).increment(1);
+}
+
+/// A call or a streaming request failed.
+pub fn failed(reason: Reason) {
+    counter!(ERRORS, "type" => reason.label()).increment(1);
+    if reason.grpc() == tonic::Code::ResourceExhausted {
+        rejected(reason);
+    }
+}
+
+/// A call was answered.
+pub fn called(call: &'static str, code: tonic::Code) {
+    counter!(CALLS, "call" => call, "code" => format!("{code:?}")).increment(1);
+}
+
+/// A session was set up.
+pub fn set_up(took: Duration) {
+    histogram!(SETUP_SECONDS).record(took);
+}

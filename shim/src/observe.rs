@@ -1,0 +1,88 @@
+//! `/metrics`, `/healthz` and `/readyz`, for whoever looks after the node.
+
+use crate::binder::Binder;
+use crate::metrics::Exporter;
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once; scrapers are few.
+const MAX_CONNECTIONS: usize = 32;
+
+/// How long one connection may last.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    exporter: Exporter,
+    binder: Arc<dyn Binder>,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let run = async {
+        // The semaphore is never closed.
+        while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+            let Ok((io, _)) = listener.accept().await else {
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (exporter, binder, stop) = (exporter.clone(), Arc::clone(&binder), stop.clone());
+            tokio::spawn(async move {
+                let service = service_fn(|request| answer(request, &exporter, &*binder));
+                let http = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(5))
+                    .serve_connection(TokioIo::new(io), service);
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = timeout(CONNECTION_TIMEOUT, http) => {}
+                }
+                drop(permit);
+            });
+        }
+    };
+    stop.run_until_cancelled(run).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    exporter: &Exporter,
+    binder: &dyn Binder,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET {
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()));
+    }
+    Ok(match request.uri().path() {
+        "/metrics" => text(StatusCode::OK, exporter.render()),
+        "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => match binder.status().await.trouble {
+            None => text(StatusCode::OK, "ok\n".to_owned()),
+            Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        },
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "see /metrics, /healthz and /readyz\n".to_owned(),
+        ),
+    })
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let plain = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, plain);
+    response
+}

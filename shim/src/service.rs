@@ -1,0 +1,351 @@
+//! The call, as gRPC.
+
+use crate::binder::{BindRequest, Binder, Bound, Sandbox, SandboxTarget};
+use crate::cache::Pass;
+use crate::limits::millis;
+use crate::metrics;
+use crate::session::{self, Admission, Parts, Shared, TunnelKind, since_epoch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use sternline_api::listen::Listen;
+use sternline_api::protocol::{API_VERSIONS, SESSIONS_PATH, STREAM_PROTOCOLS};
+use sternline_api::v1alpha1::{
+    self as pb, reverse_port_forward_service_server::ReversePortForwardService,
+};
+use sternline_api::{Failure, Reason};
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status};
+
+/// Most labels of a session, and their lengths in bytes.
+const MAX_LABELS: usize = 16;
+const MAX_LABEL_KEY: usize = 63;
+const MAX_LABEL_VALUE: usize = 253;
+
+/// Answers the call.
+#[derive(Clone)]
+pub struct Service {
+    binder: Arc<dyn Binder>,
+    shared: Arc<Shared>,
+    /// What stands before the path in a streaming URL.
+    streaming: String,
+    allow_wide_bind: bool,
+}
+
+/// A request whose every part was checked.
+struct Checked {
+    target: SandboxTarget,
+    listeners: Vec<Listen>,
+    hold: Duration,
+    labels: BTreeMap<String, String>,
+}
+
+impl Service {
+    /// A service that binds with `binder` and answers URLs that start with
+    /// `streaming`.
+    #[must_use]
+    pub fn new(
+        binder: Arc<dyn Binder>,
+        shared: Arc<Shared>,
+        streaming: String,
+        allow_wide_bind: bool,
+    ) -> Self {
+        Self {
+            binder,
+            shared,
+            streaming,
+            allow_wide_bind,
+        }
+    }
+
+    async fn open(
+        &self,
+        request: pb::ReversePortForwardRequest,
+        caller: pb::Requester,
+    ) -> Result<pb::ReversePortForwardResponse, Failure> {
+        let began = Instant::now();
+        let checked = self.check(request)?;
+        tracing::debug!(target = ?checked.target, listeners = ?checked.listeners, "request is valid, binding");
+        let mut slot = self.shared.registry.slot()?;
+        let bound = self
+            .binder
+            .bind(BindRequest {
+                target: checked.target,
+                listeners: checked.listeners,
+                backlog: self.shared.limits.connections_per_session,
+            })
+            .await?;
+        slot.enter(&bound.sandbox)?;
+        tracing::debug!(sandbox = %bound.sandbox.id, sockets = bound.sockets.len(), "bound and listening");
+        let answer = bound_addresses(&bound);
+        let (id, token) = (session_id(&bound.sandbox)?, generate()?);
+        let ttl = self.shared.limits.token_ttl;
+        let session = session::start(
+            Parts {
+                id,
+                bound,
+                requester: caller,
+                labels: checked.labels,
+                hold: checked.hold,
+                slot,
+                binder: Arc::clone(&self.binder),
+                expires: tokio::time::Instant::now() + ttl,
+            },
+            &self.shared,
+        )?;
+        let admission = Admission {
+            session: Arc::clone(&session),
+            kind: TunnelKind::First,
+        };
+        if let Err(full) = self.shared.passes.insert_token(&token, ttl, admission) {
+            let failure = Failure::new(
+                Reason::TokenLimit,
+                format!("{full} (--max-tokens): try again in a moment"),
+            );
+            session.stop(failure.clone()).await;
+            return Err(failure);
+        }
+        metrics::set_up(began.elapsed());
+        Ok(pb::ReversePortForwardResponse {
+            session_id: session.id.clone(),
+            url: format!("{}{SESSIONS_PATH}{}", self.streaming, token.secret()),
+            bound: answer,
+            expires_at_ms: since_epoch(SystemTime::now() + ttl),
+            limits: Some(self.shared.limits.to_proto()),
+        })
+    }
+
+    fn check(&self, request: pb::ReversePortForwardRequest) -> Result<Checked, Failure> {
+        if request.requester.is_some() || !request.grant.is_empty() {
+            return Err(Failure::new(
+                Reason::Forbidden,
+                "requester and grant are taken from a gateway alone: leave them out on this socket",
+            ));
+        }
+        let target = match request.target.and_then(|target| target.by) {
+            Some(pb::target::By::SandboxId(id)) => SandboxTarget::Id(id),
+            Some(pb::target::By::Pod(_)) => {
+                return Err(Failure::new(
+                    Reason::Forbidden,
+                    "a pod can be named by a gateway alone: give the sandbox id, which `crictl pods` lists",
+                ));
+            }
+            None => return Err(invalid("the request names no sandbox: give a sandbox id")),
+        };
+        let most = self.shared.limits.listeners_per_session as usize;
+        if request.listeners.len() > most {
+            return Err(Failure::new(
+                Reason::ListenerLimit,
+                format!(
+                    "{} listeners were asked for, and a session may have {most} (--max-listeners-per-session): ask for fewer",
+                    request.listeners.len()
+                ),
+            ));
+        }
+        let listeners = Listen::all_from_proto(&request.listeners)?;
+        if !self.allow_wide_bind
+            && let Some(wide) = listeners.iter().find(|listen| listen.bind.is_wide())
+        {
+            return Err(Failure::new(
+                Reason::WideBindDenied,
+                format!(
+                    "listening on {wide} would let others than the pod connect, and this node does not allow that (--allow-wide-bind): use a loopback address"
+                ),
+            ));
+        }
+        let options = request.options.unwrap_or_default();
+        let max_hold = self.shared.limits.max_hold;
+        if options.hold_ms > millis(max_hold) {
+            return Err(invalid(format!(
+                "a hold of {} ms is longer than the {} ms that this node allows (--max-hold): ask for less",
+                options.hold_ms,
+                millis(max_hold)
+            )));
+        }
+        Ok(Checked {
+            target,
+            listeners,
+            hold: Duration::from_millis(options.hold_ms),
+            labels: checked_labels(options.labels)?,
+        })
+    }
+
+    async fn conditions(&self) -> (String, Vec<pb::Condition>) {
+        let status = self.binder.status().await;
+        let trouble = status.trouble.unwrap_or_default();
+        let reason = if trouble.is_empty() {
+            String::new()
+        } else {
+            Reason::RuntimeUnavailable.label().to_owned()
+        };
+        let conditions = vec![
+            pb::Condition {
+                r#type: "Ready".to_owned(),
+                status: true,
+                ..pb::Condition::default()
+            },
+            pb::Condition {
+                r#type: "RuntimeReachable".to_owned(),
+                status: trouble.is_empty(),
+                reason,
+                message: trouble,
+            },
+        ];
+        (status.runtime, conditions)
+    }
+}
+
+#[tonic::async_trait]
+impl ReversePortForwardService for Service {
+    async fn reverse_port_forward(
+        &self,
+        request: Request<pb::ReversePortForwardRequest>,
+    ) -> Result<Response<pb::ReversePortForwardResponse>, Status> {
+        let caller = caller(&request);
+        let answer = self.open(request.into_inner(), caller).await;
+        answered("ReversePortForward", answer)
+    }
+
+    async fn version(
+        &self,
+        _request: Request<pb::VersionRequest>,
+    ) -> Result<Response<pb::VersionResponse>, Status> {
+        let strings = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        answered(
+            "Version",
+            Ok(pb::VersionResponse {
+                name: "sternline-shim".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                api_versions: strings(API_VERSIONS),
+                protocols: strings(STREAM_PROTOCOLS),
+            }),
+        )
+    }
+
+    async fn status(
+        &self,
+        _request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let (runtime, conditions) = self.conditions().await;
+        let registry = &self.shared.registry;
+        answered(
+            "Status",
+            Ok(pb::StatusResponse {
+                limits: Some(self.shared.limits.to_proto()),
+                conditions,
+                runtime,
+                sessions: u32::try_from(registry.list().len()).unwrap_or(u32::MAX),
+                connections: registry.connections_open(),
+                wide_bind_allowed: self.allow_wide_bind,
+                protocols: vec![pb::Protocol::Tcp.into()],
+            }),
+        )
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let prefix = request.into_inner().sandbox_id;
+        let sessions = self.shared.registry.list();
+        let sessions = sessions
+            .iter()
+            .filter(|session| session.sandbox.id.starts_with(&prefix))
+            .map(|session| session.to_proto())
+            .collect();
+        answered("ListSessions", Ok(pb::ListSessionsResponse { sessions }))
+    }
+
+    async fn stop_session(
+        &self,
+        request: Request<pb::StopSessionRequest>,
+    ) -> Result<Response<pb::StopSessionResponse>, Status> {
+        let id = request.into_inner().session_id;
+        let found = self.shared.registry.find(&id);
+        let stopped = match found {
+            Ok(session) => {
+                let sentence = format!("session {} was stopped on the node", session.id);
+                session.stop(Failure::new(Reason::Stopped, sentence)).await;
+                Ok(pb::StopSessionResponse {})
+            }
+            Err(failure) => Err(failure),
+        };
+        answered("StopSession", stopped)
+    }
+}
+
+/// Counts and logs an answer.
+fn answered<T>(call: &'static str, answer: Result<T, Failure>) -> Result<Response<T>, Status> {
+    match answer {
+        Ok(answer) => {
+            metrics::called(call, tonic::Code::Ok);
+            Ok(Response::new(answer))
+        }
+        Err(failure) => {
+            tracing::info!(call, reason = %failure.reason, message = %failure, "refused");
+            metrics::called(call, failure.reason.grpc());
+            metrics::failed(failure.reason);
+            Err(failure.into())
+        }
+    }
+}
+
+/// Who is at the other end of the Unix socket, as the kernel says.
+fn caller<T>(request: &Request<T>) -> pb::Requester {
+    let credentials = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred);
+    credentials.map_or_else(pb::Requester::default, |credentials| pb::Requester {
+        user: format!("uid:{}", credentials.uid()),
+        uid: credentials.uid().to_string(),
+        groups: vec![format!("gid:{}", credentials.gid())],
+    })
+}
+
+fn checked_labels(
+    labels: std::collections::HashMap<String, String>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    if labels.len() > MAX_LABELS {
+        return Err(invalid(format!(
+            "{} labels were given, and a session may have {MAX_LABELS}: give fewer",
+            labels.len()
+        )));
+    }
+    for (key, value) in &labels {
+        if key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE {
+            return Err(invalid(format!(
+                "label {key:?}: a key has 1 to {MAX_LABEL_KEY} bytes and a value up to {MAX_LABEL_VALUE}: shorten it"
+            )));
+        }
+    }
+    Ok(labels.into_iter().collect())
+}
+
+fn bound_addresses(bound: &Bound) -> Vec<pb::Bound> {
+    let sockets = bound.sockets.iter();
+    sockets
+        .map(|socket| pb::Bound::from_addr(socket.listener_id, socket.addr))
+        .collect()
+}
+
+/// A name for lists and logs. It is random so that it is unique, and nothing
+/// accepts it as proof.
+fn session_id(sandbox: &Sandbox) -> Result<String, Failure> {
+    let random = generate()?;
+    tracing::debug!(sandbox = %sandbox.id, id = &random.secret()[..12], "session named");
+    Ok(random.secret()[..12].to_owned())
+}
+
+fn generate() -> Result<Pass, Failure> {
+    Pass::generate().map_err(|error| {
+        Failure::new(
+            Reason::Internal,
+            format!("the system gave no random bytes: {error}"),
+        )
+    })
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(Reason::InvalidRequest, message)
+}

@@ -1,0 +1,261 @@
+//! Accepts what processes in the pod connect, and forwards it.
+
+use super::tunnels::Picker;
+use super::{Session, Shared};
+use crate::metrics;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+use std::time::{Duration, Instant};
+use sternline_api::Reason;
+use sternline_tunnel::budget::Budget;
+use sternline_tunnel::{ConnectRequest, End, RelayOptions, relay};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long to leave a listener alone that cannot accept, most often for want
+/// of descriptors: the kernel keeps the connections meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything that forwarding one connection needs.
+#[derive(Clone)]
+pub(super) struct Forwarder {
+    pub(super) session: Arc<Session>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) picker: Picker,
+    pub(super) budget: Budget,
+    /// One permit for each stream that the session may have open.
+    pub(super) permits: Arc<Semaphore>,
+    /// Counts what was turned away since the client was told.
+    pub(super) rejections: Arc<Rejections>,
+    pub(super) tasks: TaskTracker,
+    pub(super) ended: CancellationToken,
+}
+
+/// Connections turned away since the client was last told.
+#[derive(Debug, Default)]
+pub(super) struct Rejections {
+    session_limit: AtomicU64,
+    node_limit: AtomicU64,
+}
+
+impl Rejections {
+    /// What there is to tell, and starts again from nothing.
+    pub(super) fn take(&self) -> impl Iterator<Item = (Reason, u64)> {
+        [
+            (Reason::ConnectionLimit, self.session_limit.swap(0, Relaxed)),
+            (
+                Reason::NodeConnectionLimit,
+                self.node_limit.swap(0, Relaxed),
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+    }
+}
+
+/// Held while a stream is open.
+struct Permits {
+    _session: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+impl Forwarder {
+    /// Accepts until `stop`, which removes this listener alone.
+    pub(super) async fn accept(
+        mut self,
+        listener: TcpListener,
+        listener_id: u32,
+        bound: SocketAddr,
+        stop: CancellationToken,
+    ) {
+        let _active = metrics::Active::listener();
+        let session = self.session.id.clone();
+        let run = async {
+            loop {
+                // Without a tunnel the kernel keeps the connections.
+                self.picker.up().await;
+                match listener.accept().await {
+                    Ok((socket, peer)) => self.forward(socket, listener_id, bound, peer),
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        tracing::warn!(%session, %bound, %error, "cannot accept, trying again");
+                        metrics::rejected(Reason::DescriptorLimit);
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = run => {}
+        }
+    }
+
+    /// Forwards one connection in a task of its own, or turns it away.
+    fn forward(&self, socket: TcpStream, listener_id: u32, bound: SocketAddr, peer: SocketAddr) {
+        let permits = match self.permits() {
+            Ok(permits) => permits,
+            Err(reason) => {
+                reset(&socket);
+                metrics::rejected(reason);
+                metrics::connection_ended(reason.label(), Duration::ZERO);
+                self.session.counts.rejected_total.fetch_add(1, Relaxed);
+                match reason {
+                    Reason::ConnectionLimit => &self.rejections.session_limit,
+                    _ => &self.rejections.node_limit,
+                }
+                .fetch_add(1, Relaxed);
+                return;
+            }
+        };
+        let connect = ConnectRequest {
+            listener_id,
+            bound,
+            peer,
+        };
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let ended = this.ended.clone();
+            // Dropping the relay resets both sides.
+            let _ = ended
+                .run_until_cancelled_owned(this.carry(socket, connect, permits))
+                .await;
+        });
+    }
+
+    fn permits(&self) -> Result<Permits, Reason> {
+        let session = Arc::clone(&self.permits)
+            .try_acquire_owned()
+            .map_err(|_| Reason::ConnectionLimit)?;
+        let node = Arc::clone(self.shared.registry.connections())
+            .try_acquire_owned()
+            .map_err(|_| Reason::NodeConnectionLimit)?;
+        Ok(Permits {
+            _session: session,
+            _node: node,
+        })
+    }
+
+    async fn carry(mut self, socket: TcpStream, connect: ConnectRequest, _permits: Permits) {
+        let open = Open::new(&self.session);
+        // Small writes must not wait for each other (2-4x on echoes).
+        let _ = socket.set_nodelay(true);
+        let socket = ResetUnlessTaken(Some(socket));
+        let dialer = self.picker.pick().await;
+        let stream = match dialer.connect(connect).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(session = %self.session.id, %error, "no stream for a connection");
+                open.ended(Reason::TunnelLost.label());
+                return;
+            }
+        };
+        let options = RelayOptions {
+            budget: self.budget.clone(),
+            traffic: Arc::clone(&self.session.traffic),
+            idle_timeout: Some(self.shared.limits.idle_timeout).filter(|t| !t.is_zero()),
+        };
+        let Some(socket) = socket.take() else { return };
+        let relayed = relay(socket, stream, &options).await;
+        tracing::trace!(
+            session = %self.session.id,
+            listener = connect.listener_id,
+            peer = %connect.peer,
+            from_pod = relayed.from_socket,
+            to_pod = relayed.to_socket,
+            end = ?relayed.end,
+            "connection ended"
+        );
+        open.ended(status(relayed.end));
+    }
+}
+
+/// The metrics' word for how a stream ended.
+fn status(end: End) -> &'static str {
+    let reason = match end {
+        End::Clean => return "ok",
+        End::SocketReset => Reason::PodReset,
+        End::PeerReset(code) if code == sternline_api::reason::Reset::Connect.code() => {
+            Reason::TargetReset
+        }
+        End::PeerReset(code) if code == sternline_api::reason::Reset::Refused.code() => {
+            Reason::ConnectionLimit
+        }
+        End::PeerReset(_) => Reason::TargetFailed,
+        End::Refused(reason) => reason,
+        End::TunnelLost => Reason::TunnelLost,
+        End::IdleTimeout => Reason::IdleTimeout,
+        End::BufferLimit => Reason::BufferLimit,
+    };
+    if matches!(reason, Reason::BufferLimit | Reason::IdleTimeout) {
+        metrics::rejected(reason);
+    }
+    reason.label()
+}
+
+/// A connection that counts as open; dropped without a word it was cut off by
+/// the end of its session.
+struct Open<'a> {
+    session: &'a Session,
+    since: Instant,
+    told: bool,
+    _active: metrics::Active,
+}
+
+impl<'a> Open<'a> {
+    fn new(session: &'a Session) -> Self {
+        session.counts.connections.fetch_add(1, Relaxed);
+        session.counts.connections_total.fetch_add(1, Relaxed);
+        Self {
+            session,
+            since: Instant::now(),
+            told: false,
+            _active: metrics::Active::connection(),
+        }
+    }
+
+    fn ended(mut self, status: &'static str) {
+        self.told = true;
+        metrics::connection_ended(status, self.since.elapsed());
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.session.counts.connections.fetch_sub(1, Relaxed);
+        if !self.told {
+            metrics::connection_ended("session_ended", self.since.elapsed());
+        }
+    }
+}
+
+/// A socket that is reset if nobody takes it over.
+struct ResetUnlessTaken(Option<TcpStream>);
+
+impl ResetUnlessTaken {
+    fn take(mut self) -> Option<TcpStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for ResetUnlessTaken {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            reset(socket);
+        }
+    }
+}
+
+/// Makes the close a reset: an ordered close would leave a TIME_WAIT behind
+/// that blocks the app's own bind, and would look like an answer.
+fn reset(socket: &TcpStream) {
+    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}

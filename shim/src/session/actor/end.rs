@@ -1,0 +1,66 @@
+//! How a session gives everything back.
+
+use super::Actor;
+use crate::metrics;
+use std::time::Duration;
+use sternline_api::v1alpha1::{self as pb, control_message::Event};
+use sternline_api::{Failure, Reason};
+use tokio::time::timeout;
+
+/// How long the client has to take the reason in and close.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long tasks have that were cancelled; they have nothing left to wait for.
+const CANCELLED: Duration = Duration::from_secs(5);
+
+impl Actor {
+    /// Frees the listeners, resets the connections, tells the client why, and
+    /// closes the tunnels: in this order, each step bounded.
+    pub(super) async fn end(mut self, reason: Failure) {
+        self.take_tickets_back();
+        self.setups.abort_all();
+        self.changes.abort_all();
+        self.forwarder.ended.cancel();
+        self.forwarder.tasks.close();
+        if timeout(CANCELLED, self.forwarder.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("connections did not end when they were told to");
+        }
+        if reason.reason != Reason::Done {
+            self.tell(Event::Ending(pb::Ending {
+                code: reason.reason.label().to_owned(),
+                message: reason.message.clone(),
+            }));
+        }
+        self.say_farewell().await;
+        let (counts, traffic) = (&self.session.counts, &self.session.traffic);
+        metrics::session_ended(reason.reason);
+        tracing::info!(
+            reason = %reason.reason,
+            message = %reason.message,
+            connections = counts.connections_total.load(std::sync::atomic::Ordering::Relaxed),
+            rejected = counts.rejected_total.load(std::sync::atomic::Ordering::Relaxed),
+            from_pod = traffic.from_socket(),
+            to_pod = traffic.to_socket(),
+            "session ended"
+        );
+    }
+
+    /// Flushes the control stream and lets the tunnels close by themselves.
+    async fn say_farewell(&mut self) {
+        // Without its sender the control stream flushes and ends; its receiver
+        // stays until the client closed, so that nothing is cut short.
+        let inbox = self.control.take().map(|control| control.inbox);
+        self.tunnels.release();
+        if inbox.is_some() {
+            let closed = async { while self.drivers.join_next().await.is_some() {} };
+            let _ = timeout(FAREWELL, closed).await;
+        }
+        drop(inbox);
+        self.drivers.shutdown().await;
+        self.control_tasks.close();
+        let _ = timeout(CANCELLED, self.control_tasks.wait()).await;
+    }
+}

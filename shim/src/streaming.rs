@@ -1,0 +1,261 @@
+//! The streaming endpoint: HTTP/1.1 until the Upgrade, then a tunnel.
+
+mod upgrade;
+
+use crate::metrics;
+use crate::session::{Command, Shared};
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use sternline_api::protocol::{PROTOCOL_HEADER, SESSIONS_PATH, STREAM_PROTOCOLS};
+use sternline_api::{Failure, Reason};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use upgrade::Form;
+
+/// How long a client may take to send its request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the whole way to the tunnel may take.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Connections that may be on their way to a tunnel at once.
+const MAX_PENDING: usize = 1024;
+
+/// How long to wait when the process cannot accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the endpoint listens.
+pub enum StreamingListener {
+    /// Plain HTTP on loopback.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: StreamingListener, shared: Arc<Shared>, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let pending = Arc::new(Semaphore::new(MAX_PENDING));
+    loop {
+        // A full endpoint leaves newcomers to the kernel's queue.
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = Arc::clone(&pending).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener) => accepted,
+        };
+        let (shared, stop) = (Arc::clone(&shared), stop.clone());
+        match accepted {
+            Ok(Accepted::Tcp(io)) => {
+                let _ = io.set_nodelay(true);
+                tasks.spawn(async move {
+                    connection(io, shared, stop).await;
+                    drop(permit);
+                });
+            }
+            Ok(Accepted::Unix(io)) => {
+                tasks.spawn(async move {
+                    connection(io, shared, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "streaming endpoint cannot accept, trying again");
+                metrics::rejected(Reason::DescriptorLimit);
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+enum Accepted {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(listener: &StreamingListener) -> std::io::Result<Accepted> {
+    match listener {
+        StreamingListener::Tcp(tcp) => tcp.accept().await.map(|(io, _)| Accepted::Tcp(io)),
+        StreamingListener::Unix(unix) => unix.accept().await.map(|(io, _)| Accepted::Unix(io)),
+    }
+}
+
+/// Serves one connection up to its Upgrade.
+async fn connection<IO>(io: IO, shared: Arc<Shared>, stop: CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let upgrades = TaskTracker::new();
+    let service = service_fn(|request| {
+        let response = respond::<IO>(request, &shared, &upgrades);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let http = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        // Without this, hyper reads on while a response is made, and what a
+        // client sent too early could not be told from what came in time.
+        .half_close(true)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let served = async {
+        if let Err(error) = http.await {
+            tracing::debug!(%error, "streaming request failed");
+            metrics::failed(Reason::ProtocolError);
+        }
+        upgrades.close();
+        upgrades.wait().await;
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        served = timeout(UPGRADE_TIMEOUT, served) => if served.is_err() {
+            tracing::debug!("a client was too slow to upgrade");
+            metrics::failed(Reason::ProtocolError);
+        }
+    }
+}
+
+fn respond<IO>(
+    mut request: Request<Incoming>,
+    shared: &Arc<Shared>,
+    upgrades: &TaskTracker,
+) -> Response<Full<Bytes>>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (form, admission) = match admit(&request, shared) {
+        Ok(admitted) => admitted,
+        Err(refused) => return refused.into_response(),
+    };
+    let response = form.switching_protocols();
+    let upgrade = hyper::upgrade::on(&mut request);
+    upgrades.spawn(async move {
+        match form.take_over::<IO>(upgrade).await {
+            Ok(io) => {
+                let kind = admission.kind;
+                // An error means that the session ended meanwhile: the client
+                // sees the connection close.
+                let _ = admission
+                    .session
+                    .command(Command::Attach { io, kind })
+                    .await;
+            }
+            Err(failure) => {
+                tracing::info!(session = %admission.session.id, %failure, "not upgraded");
+                metrics::failed(failure.reason);
+                admission.session.stop(failure).await;
+            }
+        }
+    });
+    response
+}
+
+/// Why a request is not upgraded.
+struct Refused {
+    failure: Failure,
+    method: bool,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            method: false,
+        }
+    }
+}
+
+fn admit(
+    request: &Request<Incoming>,
+    shared: &Shared,
+) -> Result<(Form, crate::session::Admission), Refused> {
+    let path = request.uri().path();
+    let Some(secret) = path.strip_prefix(SESSIONS_PATH) else {
+        return Err(Failure::new(
+            Reason::TokenUnknown,
+            format!("nothing is served at this path: sessions are streamed below {SESSIONS_PATH}"),
+        )
+        .into());
+    };
+    if request.method() != Method::GET {
+        return Err(Refused {
+            failure: Failure::new(
+                Reason::InvalidRequest,
+                "sessions are streamed with GET and an Upgrade",
+            ),
+            method: true,
+        });
+    }
+    // Before the token is spent: a client of another version may try again.
+    let form = Form::negotiate(request.headers())?;
+    let admission = shared.passes.redeem(secret).ok_or_else(|| {
+        Failure::new(
+            Reason::TokenUnknown,
+            "this token or ticket is unknown, used or expired: ask for a new session",
+        )
+    })?;
+    tracing::debug!(session = %admission.session.id, kind = ?admission.kind, ?form, "client is upgrading");
+    Ok((form, admission))
+}
+
+impl Refused {
+    /// The failure as a response; a body in JSON, because programs read it.
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let Self { failure, method } = self;
+        metrics::failed(failure.reason);
+        tracing::debug!(reason = %failure.reason, "streaming request refused");
+        let mut body = serde_json::json!({
+            "reason": failure.reason.label(),
+            "message": failure.message,
+        });
+        if failure.reason == Reason::VersionUnsupported {
+            body["supported"] = serde_json::json!(STREAM_PROTOCOLS);
+        }
+        let mut response = Response::new(Full::from(body.to_string()));
+        *response.status_mut() = if method {
+            StatusCode::METHOD_NOT_ALLOWED
+        } else {
+            failure.reason.http()
+        };
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if method {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+        }
+        if failure.reason == Reason::UpgradeRequired {
+            // RFC 9110, section 15.5.22.
+            let offered = HeaderValue::from_static("sternline, websocket");
+            headers.insert(header::UPGRADE, offered);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        if failure.reason == Reason::VersionUnsupported
+            && let Ok(supported) = HeaderValue::from_str(&STREAM_PROTOCOLS.join(", "))
+        {
+            headers.insert(PROTOCOL_HEADER, supported);
+        }
+        response
+    }
+}

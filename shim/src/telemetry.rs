@@ -1,0 +1,21 @@
+//! Logs.
+
+use crate::config::LogFormat;
+use tracing_subscriber::EnvFilter;
+
+/// Sends logs to standard error. `RUST_LOG` wins over `verbose`.
+pub fn init(format: LogFormat, verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "info,sternline_shim=debug,sternline_tunnel=debug",
+        _ => "info,sternline_shim=trace,sternline_tunnel=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
