@@ -1,7 +1,7 @@
 //! A session: one client, one sandbox, its listeners and tunnels.
 //!
 //! [`Session`] is what others see of it. The task that owns its parts is in
-//! [`actor`]; it alone decides, and is told by [`Command`]s.
+//! `actor`; it alone decides, and is told by [`Command`]s.
 
 mod accept;
 mod actor;
