@@ -55,9 +55,13 @@ fn refused(errno: Errno) -> anyhow::Error {
     } else {
         "a container or a security module may forbid it"
     };
+    let advice = if geteuid().is_root() {
+        "run `make demo` where root has CAP_SYS_ADMIN, outside of a container for example"
+    } else {
+        "run `make demo` as root"
+    };
     anyhow::anyhow!(
-        "this machine does not allow new namespaces to this user ({errno}; {blame}): \
-         run `make demo` as root"
+        "this machine does not allow new namespaces to this user ({errno}; {blame}): {advice}"
     )
 }
 
