@@ -493,6 +493,25 @@ async fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
 }
 
 #[tokio::test]
+async fn a_background_job_obeys_an_interrupt_that_is_meant_for_it() {
+    let mut node = Node::start().await;
+    let mut job = std::process::Command::new("sh");
+    // As a shell without job control starts one.
+    job.args([
+        "-c",
+        "trap '' INT; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_sternline"),
+    ]);
+    job.args(["forward", "sandbox/web", "80"]);
+    job.env("STERNLINE_SOCKET", &node.fake.socket);
+    let mut program = Program::spawn(job.into());
+    let _tunnel = node.tunnel().await;
+    program.line().await;
+    program.signal(Signal::SIGINT);
+    assert_eq!(program.end().await.code, 0);
+}
+
+#[tokio::test]
 async fn an_interrupt_during_set_up_frees_what_was_bound() {
     let fake = Fake::builder()
         .stream(|raw| async move {
