@@ -1,14 +1,17 @@
 //! The stories, by theme.
 
+mod call;
 mod cli;
 mod faults;
 mod lifecycle;
 mod limits;
 mod listening;
+mod observed;
 mod pressure;
 mod sandboxes;
 mod streaming;
 mod transfer;
+mod tunnels;
 
 use crate::support::runner::Story;
 
@@ -18,8 +21,11 @@ pub(crate) fn all() -> Vec<Story> {
         transfer::stories(),
         listening::stories(),
         sandboxes::stories(),
+        call::stories(),
         cli::stories(),
         streaming::stories(),
+        tunnels::stories(),
+        observed::stories(),
         limits::stories(),
         lifecycle::stories(),
         faults::stories(),

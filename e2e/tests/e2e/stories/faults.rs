@@ -1,13 +1,12 @@
 //! Faults of the way and of the target: noticed within a bound, told in one
 //! sentence, and survived where that is possible.
 
-use crate::support::client::{Tunnel, call, redeem, request, split};
 use crate::support::link::Link;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
 use crate::support::{is_at_least, same, says, until};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,7 +21,6 @@ themed! {
         a_shim_that_freezes_is_noticed_by_the_forward,
         a_link_that_is_cut_within_the_hold_comes_back,
         a_hold_that_runs_out_frees_the_port,
-        a_ticket_resumes_a_session_and_works_once,
         a_target_that_refuses_is_a_reset_and_the_session_lives,
         a_target_that_does_not_answer_is_given_up_in_time,
         a_target_that_is_not_there_yet_can_come_later;
@@ -171,40 +169,6 @@ async fn a_hold_that_runs_out_frees_the_port(stage: &mut Stage) -> Result<()> {
     is_at_least("held for", killed.elapsed(), Duration::from_millis(1900))?;
     let output = pod.run("listen --address 127.0.0.1:8080").await?;
     same("free", (output.code, output.stderr), (0, String::new()))
-}
-
-async fn a_ticket_resumes_a_session_and_works_once(stage: &mut Stage) -> Result<()> {
-    let target = Target::start(Manner::Echo).await?;
-    let to: SocketAddr = format!("127.0.0.1:{}", target.port()).parse()?;
-    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
-    let mut wish = request(&pod, &[8080]);
-    wish.options = Some(sternline_api::v1alpha1::SessionOptions {
-        hold_ms: 20_000,
-        ..Default::default()
-    });
-    let session = call(&shim, wish).await?;
-    let (address, path) = split(&session.url)?;
-    let mut tunnel = Tunnel::serve(redeem(address, &path).await?, to).await?;
-    let ready = tunnel.ready().await?;
-    same("hold", ready.hold_ms, 20_000)?;
-    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
-
-    tunnel.cut().await;
-    let ticket = ready.tickets.context("no tickets")?.resume;
-    let path = format!("/v1alpha1/sessions/{ticket}");
-    let mut tunnel = Tunnel::serve(redeem(address, &path).await?, to).await?;
-
-    let again = tunnel.ready().await?;
-    same("session", &again.session_id, &session.session_id)?;
-    same("addresses", &again.bound, &session.bound)?;
-    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
-    let fresh = again.tickets.context("no fresh tickets")?.resume;
-    ensure!(fresh != ticket, "the ticket does not rotate");
-    if redeem(address, &path).await.is_ok() {
-        bail!("a ticket works twice");
-    }
-    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
-    Ok(())
 }
 
 async fn a_target_that_refuses_is_a_reset_and_the_session_lives(stage: &mut Stage) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::support::runner::themed;
 use crate::support::shim::Shim;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{same, says};
+use crate::support::{same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -64,10 +64,6 @@ impl Waiting {
         })
     }
 
-    fn target(&self) -> Result<SocketAddr> {
-        Ok(format!("127.0.0.1:{}", self.target.port()).parse()?)
-    }
-
     /// The raw form with one thing changed.
     fn request(&self, from: &str, to: &str) -> String {
         upgrade(&self.path).replace(from, to)
@@ -83,7 +79,7 @@ impl Waiting {
     /// The token still leads to a working session.
     async fn still_works(&self, pod: &Pod) -> Result<()> {
         let stream = redeem(self.address, &self.path).await?;
-        let mut tunnel = Tunnel::serve(stream, self.target()?).await?;
+        let mut tunnel = Tunnel::serve(stream, self.target.address()).await?;
         tunnel.ready().await?;
         let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
         Ok(())
@@ -106,7 +102,7 @@ async fn the_raw_form_carries_a_session(stage: &mut Stage) -> Result<()> {
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
     let waiting = Waiting::on(&shim, &pod).await?;
     let stream = redeem(waiting.address, &waiting.path).await?;
-    let mut tunnel = Tunnel::serve(stream, waiting.target()?).await?;
+    let mut tunnel = Tunnel::serve(stream, waiting.target.address()).await?;
     let ready = tunnel.ready().await?;
     same("addresses", ready.bound.len(), 2)?;
     let _: Echo = pod
@@ -134,7 +130,7 @@ async fn the_websocket_form_carries_a_session(stage: &mut Stage) -> Result<()> {
     says("the head", &answer.head, &derive_accept_key(key.as_bytes()))?;
     says("the head", &answer.head, STREAM_PROTOCOL)?;
     let io = websocket(stream).await;
-    let mut tunnel = Tunnel::serve(io, waiting.target()?).await?;
+    let mut tunnel = Tunnel::serve(io, waiting.target.address()).await?;
     tunnel.ready().await?;
     let _: Echo = pod
         .probe("echo --to 127.0.0.1:8080 --bytes 5000000")
@@ -350,6 +346,10 @@ async fn a_client_that_speaks_no_http2_is_dropped(stage: &mut Stage) -> Result<(
 async fn a_thousand_careless_clients_leave_it_usable(stage: &mut Stage) -> Result<()> {
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
     let address = shim.streaming_address()?;
+    // The first session makes what stays: connections to the runtime.
+    let first = Waiting::on(&shim, &pod).await?;
+    first.still_works(&pod).await?;
+    shim.idle(SOON).await?;
     let before = shim.usage()?.descriptors;
     let mut idle = Vec::new();
     for number in 0..1000 {
@@ -370,7 +370,8 @@ async fn a_thousand_careless_clients_leave_it_usable(stage: &mut Stage) -> Resul
     let waiting = Waiting::on(&shim, &pod).await?;
     waiting.still_works(&pod).await?;
     drop((idle, waiting));
-    crate::support::until("the clients to be forgotten", SOON, || async {
+    let what = format!("the shim to be back at {before} descriptors");
+    until(&what, SOON, || async {
         Ok((shim.usage()?.descriptors <= before).then_some(()))
     })
     .await

@@ -7,6 +7,7 @@ use super::shim::Shim;
 use anyhow::{Context as _, Result, bail};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use sternline_api::protocol::{PROTOCOL_HEADER, STREAM_PROTOCOL, UPGRADE_RAW};
 use sternline_api::v1alpha1 as pb;
@@ -97,6 +98,7 @@ pub(crate) struct Tunnel {
     events: mpsc::UnboundedReceiver<Event>,
     task: JoinHandle<()>,
     control: mpsc::UnboundedSender<Event>,
+    streams: Arc<AtomicUsize>,
 }
 
 impl Tunnel {
@@ -113,11 +115,13 @@ impl Tunnel {
         let acceptor = tokio::time::timeout(STEP, handshake).await??;
         let (seen, events) = mpsc::unbounded_channel();
         let (control, said) = mpsc::unbounded_channel();
-        let task = tokio::spawn(serve(acceptor, target, seen, said));
+        let streams = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(serve(acceptor, target, seen, said, streams.clone()));
         Ok(Self {
             events,
             task,
             control,
+            streams,
         })
     }
 
@@ -141,6 +145,11 @@ impl Tunnel {
         }
     }
 
+    /// Connections that came through it so far.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
     /// Sends an event on the control stream.
     pub(crate) fn say(&self, event: Event) {
         let _ = self.control.send(event);
@@ -148,7 +157,7 @@ impl Tunnel {
 
     /// Closes the connection under the tunnel without a word, as dropping it
     /// does, and waits until it is closed.
-    pub(crate) async fn cut(mut self) {
+    pub(crate) async fn cut(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
     }
@@ -165,6 +174,7 @@ async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(
     target: SocketAddr,
     seen: mpsc::UnboundedSender<Event>,
     mut said: mpsc::UnboundedReceiver<Event>,
+    count: Arc<AtomicUsize>,
 ) {
     let options = RelayOptions {
         budget: ProcessBudget::new(64 * 1024 * 1024).session(),
@@ -196,6 +206,7 @@ async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(
                 });
             }
             Ok(Some(Incoming::Stream(stream))) => {
+                count.fetch_add(1, Ordering::Relaxed);
                 let options = options.clone();
                 streams.spawn(async move {
                     let Ok(socket) = TcpStream::connect(target).await else {

@@ -30,8 +30,7 @@ impl Forward {
         place: &str,
         words: &str,
     ) -> Result<Self> {
-        let number = stage.number_of_next();
-        let ready = stage.directory().join(format!("{number}-forward.ready"));
+        let ready = stage.file("forward.ready");
         command
             .args(["forward", place, "--output", "json", "-v", "--socket"])
             .arg(shim.socket())

@@ -42,14 +42,17 @@ impl Shim {
     ///
     /// # Errors
     /// It ends, or says nothing in time.
-    pub(crate) async fn start(stage: &Stage, mut command: Command, flags: &str) -> Result<Self> {
-        let number = stage.number_of_next();
-        let file = |name: &str| stage.directory().join(format!("{number}-{name}"));
-        let ready_file = file("shim.ready");
+    pub(crate) async fn start(
+        stage: &Stage,
+        mut command: Command,
+        socket: &Path,
+        flags: &str,
+    ) -> Result<Self> {
+        let ready_file = stage.file("shim.ready");
         command
             .arg("serve")
             .arg("--socket")
-            .arg(file("shim.sock"))
+            .arg(socket)
             .arg("--ready-file")
             .arg(&ready_file)
             .args(["--metrics-address", "127.0.0.1:0", "-v"])
@@ -153,18 +156,30 @@ impl Shim {
         Ok(samples.sum())
     }
 
+    /// Where it serves metrics and health.
+    ///
+    /// # Errors
+    /// Nowhere.
+    pub(crate) fn metrics_address(&self) -> Result<SocketAddr> {
+        let address = self.ready.metrics.as_deref().context("serves no metrics")?;
+        Ok(address.trim_start_matches("http://").parse()?)
+    }
+
     /// Everything that it counts, as Prometheus reads it.
     ///
     /// # Errors
     /// It does not answer.
     pub(crate) async fn metrics(&self) -> Result<String> {
-        let address = self.ready.metrics.as_deref().context("serves no metrics")?;
-        let address = address.trim_start_matches("http://").parse()?;
-        let answer = http::get(address, "/metrics").await?;
+        let answer = http::get(self.metrics_address()?, "/metrics").await?;
         if answer.status != 200 {
             bail!("/metrics answered {}", answer.status);
         }
         Ok(answer.body)
+    }
+
+    /// Its log.
+    pub(crate) fn stderr(&self) -> String {
+        self.process.stderr()
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {

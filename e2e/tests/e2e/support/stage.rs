@@ -103,8 +103,17 @@ impl Stage {
     /// # Errors
     /// It does not come up.
     pub(crate) async fn shim(&self, flags: &str) -> Result<Shim> {
+        let socket = self.file("shim.sock");
+        self.shim_on(&socket, flags).await
+    }
+
+    /// A shim on a given socket.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) async fn shim_on(&self, socket: &Path, flags: &str) -> Result<Shim> {
         let command = Command::new(programs::shim()?);
-        Shim::start(self, command, flags).await
+        Shim::start(self, command, socket, flags).await
     }
 
     /// A shim that can open no more than `most` descriptors.
@@ -113,7 +122,7 @@ impl Stage {
     /// It does not come up.
     pub(crate) async fn shim_with_descriptors(&self, most: u32, flags: &str) -> Result<Shim> {
         let command = limited(most, &programs::shim()?)?;
-        Shim::start(self, command, flags).await
+        Shim::start(self, command, &self.file("shim.sock"), flags).await
     }
 
     /// A forward that can open no more than `most` descriptors.
@@ -192,8 +201,14 @@ impl Stage {
         Process::start(&format!("{number}-{name}"), command, &self.directory)
     }
 
+    /// A path of its own for a file of this story.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory
+            .join(format!("{}-{name}", self.number_of_next()))
+    }
+
     /// Tells the programs of a story apart.
-    pub(crate) fn number_of_next(&self) -> u32 {
+    fn number_of_next(&self) -> u32 {
         self.programs.fetch_add(1, Ordering::Relaxed)
     }
 

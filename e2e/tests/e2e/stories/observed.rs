@@ -1,0 +1,194 @@
+//! What whoever looks after the node can see: metrics, health, logs.
+
+use crate::support::client::{call, request};
+use crate::support::http::get;
+use crate::support::runner::themed;
+use crate::support::stage::Stage;
+use crate::support::target::{Manner, Target};
+use crate::support::{is_at_least, same, says, until};
+use anyhow::{Context as _, Result, ensure};
+use std::time::Duration;
+use sternline_e2e::report::{Echo, Ended, Holding};
+
+themed! {
+    every node:
+        metrics_count_what_happened,
+        metrics_go_back_to_nothing_when_all_is_over,
+        health_is_served,
+        the_log_walks_the_set_up_and_keeps_the_secrets,
+        logs_can_be_json,
+        setting_up_takes_less_than_half_a_second;
+    container runtimes:
+        without_its_runtime_the_shim_is_not_ready
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn metrics_count_what_happened(stage: &mut Stage) -> Result<()> {
+    let echo = Target::start(Manner::Echo).await?;
+    let gone = Target::start(Manner::Echo).await?;
+    let nowhere = gone.port();
+    drop(gone);
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{} 8081:{nowhere}", echo.port());
+    let _forward = stage.forward(&shim, &pod, &words).await?;
+
+    for _ in 0..3 {
+        let _: Echo = pod.probe("echo --to 127.0.0.1:8080 --bytes 1000").await?;
+    }
+    let _: Ended = pod.probe("expect-end --to 127.0.0.1:8081").await?;
+    let held = pod
+        .spawn("hold --to 127.0.0.1:8080 --connections 2")
+        .await?;
+    let _: Holding = held.report(SOON).await?;
+    until("three connections to be over", SOON, || async {
+        let ended = shim.metric("sternline_connections_total", &[]).await?;
+        Ok((ended >= 4.0).then_some(()))
+    })
+    .await?;
+
+    let expected = [
+        ("sternline_connections_total", r#"status="ok""#, 3.0),
+        (
+            "sternline_connections_total",
+            r#"status="target_refused""#,
+            1.0,
+        ),
+        ("sternline_connections_active", "", 2.0),
+        ("sternline_connection_duration_seconds_count", "", 4.0),
+        ("sternline_sessions_active", "", 1.0),
+        ("sternline_tunnels_active", "", 1.0),
+        ("sternline_listeners_active", "", 4.0),
+        ("sternline_bytes_total", r#"direction="from_pod""#, 3002.0),
+        ("sternline_bytes_total", r#"direction="to_pod""#, 3002.0),
+        ("sternline_setup_duration_seconds_count", "", 1.0),
+    ];
+    for (name, label, value) in expected {
+        let found = shim.metric(name, &[label]).await?;
+        same(&format!("{name}{{{label}}}"), found, value)?;
+    }
+    Ok(())
+}
+
+async fn metrics_go_back_to_nothing_when_all_is_over(stage: &mut Stage) -> Result<()> {
+    let target = Target::start(Manner::Flood).await?;
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{}", target.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+    let stalled = pod
+        .spawn("stall --to 127.0.0.1:8080 --connections 20")
+        .await?;
+    let _: Holding = stalled.report(SOON).await?;
+    until("bytes to wait for their readers", SOON, || async {
+        let buffered = shim.metric("sternline_buffered_bytes", &[]).await?;
+        Ok((buffered > 1e6).then_some(()))
+    })
+    .await?;
+
+    forward.kill().await?;
+    shim.idle(SOON).await?;
+
+    for name in [
+        "sternline_connections_active",
+        "sternline_sessions_active",
+        "sternline_tunnels_active",
+        "sternline_listeners_active",
+        "sternline_buffered_bytes",
+    ] {
+        same(name, shim.metric(name, &[]).await?, 0.0)?;
+    }
+    let label = r#"end="tunnel_lost""#;
+    let ended = shim.metric("sternline_sessions_total", &[label]).await?;
+    same("sessions lost", ended, 1.0)
+}
+
+async fn health_is_served(stage: &mut Stage) -> Result<()> {
+    let shim = stage.shim("").await?;
+    for path in ["/healthz", "/readyz"] {
+        same(path, get(shim.metrics_address()?, path).await?.status, 200)?;
+    }
+    same(
+        "elsewhere",
+        get(shim.metrics_address()?, "/").await?.status,
+        404,
+    )
+}
+
+async fn without_its_runtime_the_shim_is_not_ready(stage: &mut Stage) -> Result<()> {
+    let shim = stage.shim("").await?;
+    let node = stage.node().clone();
+    node.pause_runtime().await?;
+    let ready = get(shim.metrics_address()?, "/readyz").await;
+    let health = get(shim.metrics_address()?, "/healthz").await;
+    node.resume_runtime().await?;
+    same("ready", ready?.status, 503)?;
+    same("healthy", health?.status, 200)?;
+    same(
+        "ready again",
+        get(shim.metrics_address()?, "/readyz").await?.status,
+        200,
+    )
+}
+
+async fn the_log_walks_the_set_up_and_keeps_the_secrets(stage: &mut Stage) -> Result<()> {
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("-vvv").await?);
+    let made = call(&shim, request(&pod, &[8079])).await?;
+    let _forward = stage.forward(&shim, &pod, "8080").await?;
+
+    let log = shim.stderr();
+    let steps = [
+        "request is valid",
+        "entering the sandbox",
+        "bound and listening",
+        "client is upgrading",
+        "tunnel up",
+    ];
+    let mut from = 0;
+    for step in steps {
+        let at = log[from..].find(step);
+        from += at.with_context(|| format!("no {step:?} after byte {from} of:\n{log}"))?;
+    }
+    for session in shim.sessions().await? {
+        says("the log", &log, &session.session_id)?;
+    }
+    let token = made.url.rsplit('/').next().unwrap_or_default();
+    ensure!(!log.contains(token), "a token is in the log");
+    ensure!(
+        !log.contains("/v1alpha1/sessions/"),
+        "a path with a token is in the log"
+    );
+    Ok(())
+}
+
+async fn logs_can_be_json(stage: &mut Stage) -> Result<()> {
+    let (pod, shim) = (
+        stage.pod("web").await?,
+        stage.shim("--log-format json").await?,
+    );
+    call(&shim, request(&pod, &[8080])).await?;
+    let log = shim.stderr();
+    is_at_least("lines", log.lines().count(), 2)?;
+    for line in log.lines() {
+        let value: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+        ensure!(value["level"].is_string(), "no level: {line}");
+        ensure!(value["message"].is_string(), "no message: {line}");
+    }
+    Ok(())
+}
+
+async fn setting_up_takes_less_than_half_a_second(stage: &mut Stage) -> Result<()> {
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    for _ in 0..50 {
+        let mut forward = stage.forward(&shim, &pod, "8080").await?;
+        forward.kill().await?;
+        shim.idle(SOON).await?;
+    }
+    let name = "sternline_setup_duration_seconds";
+    let all = shim.metric(&format!("{name}_count"), &[]).await?;
+    let quick = shim
+        .metric(&format!("{name}_bucket"), &[r#"le="0.5""#])
+        .await?;
+    same("set up", all, 50.0)?;
+    same("within half a second", quick, 50.0)
+}
