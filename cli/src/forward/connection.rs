@@ -7,6 +7,7 @@ use crate::report::{Closed, Connection, Event, Rejected, Reporter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use sternline_api::reason::Reset;
 use sternline_api::v1alpha1::{TargetState, control_message};
 use sternline_api::{Failure, Reason};
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
@@ -155,7 +156,7 @@ impl Shared {
         closed(
             relayed.to_socket,
             relayed.from_socket,
-            end_label(relayed.end),
+            end_label(relayed.end, self.options.idle_timeout),
         );
     }
 
@@ -194,14 +195,30 @@ impl Shared {
 }
 
 /// The word for how a connection ended.
-fn end_label(end: End) -> &'static str {
+fn end_label(end: End, idle_timeout: Option<Duration>) -> &'static str {
     match end {
         End::Clean => "clean",
         End::SocketReset => Reason::TargetReset.label(),
-        End::PeerReset(_) => Reason::PodReset.label(),
+        End::PeerReset(code) => reset_label(code, idle_timeout),
         End::Refused(reason) => reason.label(),
         End::TunnelLost => Reason::TunnelLost.label(),
         End::IdleTimeout => Reason::IdleTimeout.label(),
         End::BufferLimit => Reason::BufferLimit.label(),
+    }
+}
+
+/// The word for a reset by the node, from its HTTP/2 code.
+fn reset_label(code: u32, idle_timeout: Option<Duration>) -> &'static str {
+    if code == Reset::Cancel.code() {
+        // The node gave up: its clock for silence ran out before ours, or the
+        // session is over.
+        match idle_timeout {
+            Some(_) => Reason::IdleTimeout.label(),
+            None => Reason::Stopped.label(),
+        }
+    } else if code == Reset::Refused.code() {
+        Reason::BufferLimit.label()
+    } else {
+        Reason::PodReset.label()
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn serve(
         tasks.spawn(Arc::clone(&shared).handle(stream));
     }
     let mut listening = true;
+    let mut announced = false;
     let over = loop {
         tokio::select! {
             // An end that was announced is heard before the end itself, and
@@ -73,7 +74,10 @@ pub(super) async fn serve(
                 Ok(Some(event)) => match hear(event, mapping, connections.reporter()) {
                     Heard::Told => {}
                     Heard::Tickets(tickets) => resume.keep(&tickets),
-                    Heard::Ended(fault) => break Over::Ended(fault),
+                    Heard::Ended(fault) => {
+                        announced = true;
+                        break Over::Ended(fault);
+                    }
                     Heard::Violation(fault) => {
                         queue.end(Reason::ProtocolError, &fault.message);
                         break Over::Ended(fault);
@@ -104,7 +108,11 @@ pub(super) async fn serve(
             Some(_) = tasks.join_next() => {}
         }
     };
-    if let Over::Lost { .. } = over {
+    if announced {
+        // The node freed everything and said its last word: it waits only for
+        // the tunnel to close.
+        drop(acceptor);
+    } else if let Over::Lost { .. } = over {
         drop(acceptor);
         if listening
             && let Some(fault) = last_word(&mut receiver, mapping, resume, connections).await
