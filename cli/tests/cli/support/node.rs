@@ -145,16 +145,21 @@ impl Tunnel {
     /// A process in the pod connects to a listener: its socket, and what
     /// becomes of the connection.
     pub async fn connect(&self, listener_id: u32) -> (TcpStream, JoinHandle<Relayed>) {
+        self.try_connect(listener_id).await.unwrap()
+    }
+
+    /// The same; nothing if the tunnel is gone.
+    pub async fn try_connect(&self, listener_id: u32) -> Option<(TcpStream, JoinHandle<Relayed>)> {
         let (pod, accepted) = pair().await;
         let request = ConnectRequest {
             listener_id,
             bound: accepted.local_addr().unwrap(),
             peer: accepted.peer_addr().unwrap(),
         };
-        let stream = self.dialer.connect(request).await.unwrap();
+        let stream = self.dialer.connect(request).await.ok()?;
         let options = self.options.clone();
         let relayed = tokio::spawn(async move { relay(accepted, stream, &options).await });
-        (pod, relayed)
+        Some((pod, relayed))
     }
 
     /// Cuts the tunnel without a word.
