@@ -80,7 +80,7 @@ pub(crate) fn stall(args: &Args) -> Outcome {
     crate::local::until_terminated()
 }
 
-/// Writes until nothing more fits.
+/// Writes until nothing more fits, or the connection is reset.
 fn fill(mut connection: &TcpStream) -> io::Result<u64> {
     connection.set_write_timeout(Some(FULL))?;
     let chunk = [0x5a; 16 * 1024];
@@ -88,8 +88,10 @@ fn fill(mut connection: &TcpStream) -> io::Result<u64> {
     loop {
         match connection.write(&chunk) {
             Ok(n) => written += n as u64,
-            Err(error) if End::from(&error) == End::Timeout => return Ok(written),
-            Err(error) => return Err(error),
+            Err(error) => match End::from(&error) {
+                End::Timeout | End::Reset => return Ok(written),
+                _ => return Err(error),
+            },
         }
     }
 }

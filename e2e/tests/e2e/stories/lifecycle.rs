@@ -12,7 +12,7 @@ use crate::support::{same, says, until};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
-use sternline_e2e::report::{Echo, End, Ended, Holding};
+use sternline_e2e::report::{Echo, End, Ended, Holding, Listeners};
 
 themed! {
     every node:
@@ -21,6 +21,7 @@ themed! {
         a_pod_that_is_removed_ends_its_forward_with_9,
         a_pod_that_is_removed_amid_a_transfer_ends_its_forward_with_9,
         the_end_of_one_pod_is_nothing_to_another,
+        a_pod_that_is_replaced_by_its_like_ends_its_forward_with_9,
         a_session_can_be_stopped_from_outside,
         a_shim_that_is_told_to_go_tells_its_forwards,
         a_hundred_sessions_one_after_the_other_leave_nothing_behind;
@@ -226,6 +227,30 @@ async fn the_end_of_one_pod_is_nothing_to_another(stage: &mut Stage) -> Result<(
     same("exit code", one.exit(Duration::from_secs(2)).await?.code, 9)?;
     let _: Echo = other.probe("echo --to 127.0.0.1:8080").await?;
     same("the other forward", two.ended(), None)
+}
+
+async fn a_pod_that_is_replaced_by_its_like_ends_its_forward_with_9(
+    stage: &mut Stage,
+) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let words = format!("8080:{}", target.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+
+    // The same name at once; where names are ids, the same id.
+    pod.remove().await?;
+    let pod = stage.pod("web").await?;
+
+    same(
+        "exit code",
+        forward.exit(Duration::from_secs(2)).await?.code,
+        9,
+    )?;
+    let bound: Listeners = pod.probe("listeners").await?;
+    same("listeners in the new pod", bound.listeners.len(), 0)?;
+    let _forward = stage.forward(&shim, &pod, &words).await?;
+    let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    Ok(())
 }
 
 async fn a_session_can_be_stopped_from_outside(stage: &mut Stage) -> Result<()> {

@@ -16,6 +16,7 @@ themed! {
         a_pod_that_does_not_read_stalls_only_itself,
         a_target_that_does_not_read_stalls_only_itself,
         every_stream_stalled_stays_within_the_budget,
+        a_session_that_hoards_does_not_starve_another,
         a_thousand_resets_at_once_leave_the_session_usable,
         single_bytes_to_a_stalled_target_leave_the_session_usable;
     container runtimes:
@@ -109,6 +110,42 @@ async fn every_stream_stalled_stays_within_the_budget(stage: &mut Stage) -> Resu
     let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
     within_budget("the shim", idle.0, shim.usage()?)?;
     within_budget("the forward", idle.1, forward.usage()?)
+}
+
+async fn a_session_that_hoards_does_not_starve_another(stage: &mut Stage) -> Result<()> {
+    let (echo, bad) = (
+        Target::start(Manner::Echo).await?,
+        Target::start(Manner::Flood).await?,
+    );
+    let pod = stage.pod("web").await?;
+    let node_budget = 32 * MIB;
+    let flags = format!("--buffer-bytes-per-node {node_budget}");
+    let shim = stage.shim(&flags).await?;
+    let words = format!("8080:{}", echo.port());
+    let modest = stage.forward(&shim, &pod, &words).await?;
+    let words = format!("8081:{}", bad.port());
+    let _hoarder = stage.forward(&shim, &pod, &words).await?;
+    hundred(&pod).await?;
+    let idle = shim.usage()?;
+
+    let flood = "stall --to 127.0.0.1:8081 --flood true --connections 200";
+    let stalled = pod.spawn(flood).await?;
+    let _: Written = stalled.report(Duration::from_secs(60)).await?;
+    hundred(&pod).await?;
+
+    let buffered = shim.metric("sternline_buffered_bytes", &[]).await?;
+    ensure!(
+        buffered <= node_budget as f64,
+        "{buffered} bytes are buffered"
+    );
+    same("turned away", modest.events("rejected").len(), 0)?;
+    let closed = modest.events("closed");
+    let unclean = closed.iter().filter(|event| event["end"] != "clean");
+    same("ended otherwise than cleanly", unclean.count(), 0)?;
+    let grown = shim.usage()?.memory_peak.saturating_sub(idle.memory);
+    let most = node_budget + OVERHEAD;
+    ensure!(grown <= most, "the shim grew by {grown} bytes, over {most}");
+    Ok(())
 }
 
 async fn a_thousand_resets_at_once_leave_the_session_usable(stage: &mut Stage) -> Result<()> {
