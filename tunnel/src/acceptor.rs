@@ -6,7 +6,9 @@ use crate::control::ControlStream;
 use crate::dialer::bounded;
 use crate::keepalive::{Heard, Keepalive};
 use crate::queue::Queue;
-use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, Settings};
+use crate::settings::{
+    MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, SMALL_FRAME_BUDGET, Settings,
+};
 use crate::stream::{Drained, Inbound, PROXY_STATUS, TunnelStream, drain, proxy_status};
 use h2::RecvStream;
 use h2::ext::Protocol;
@@ -64,6 +66,7 @@ where
             // The default of 20 would let a port scanner in the pod end the
             // tunnel. The node has no more than `streams` open at a time.
             .max_pending_accept_reset_streams(streams as usize * 2)
+            .data_frame_budget(SMALL_FRAME_BUDGET)
             .max_concurrent_reset_streams(settings.remembered_resets())
             .reset_stream_duration(RESET_REMEMBERED)
             .max_local_error_reset_streams(Some(MAX_STRAY_FRAMES))

@@ -91,8 +91,9 @@ impl ControlSender {
         }))
     }
 
-    /// Ends our direction and waits until the last message left, at most a
-    /// second.
+    /// Ends our direction and waits until HTTP/2 wrote the last message, at most
+    /// a second. What it wrote may still wait for the byte stream: let the
+    /// driver end by itself, or [`crate::Acceptor::close`] return.
     pub async fn finish(mut self) {
         if self.send.send_data(Chunk::end(), true).is_ok() {
             let _ = timeout(FLUSH_TIMEOUT, poll_fn(|cx| self.in_flight.poll_empty(cx))).await;

@@ -5,7 +5,9 @@ use crate::chunk::Chunk;
 use crate::control::ControlStream;
 use crate::keepalive::{Heard, Keepalive};
 use crate::queue::Queue;
-use crate::settings::{MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, Settings};
+use crate::settings::{
+    MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, SMALL_FRAME_BUDGET, Settings,
+};
 use crate::stream::{Inbound, TunnelStream};
 use h2::client::{self, Connection, SendRequest};
 use h2::ext::Protocol;
@@ -70,6 +72,7 @@ impl Dialer {
             .max_frame_size(MAX_CHUNK as u32)
             .max_header_list_size(MAX_HEADER_BYTES)
             .max_send_buffer_size(settings.send_buffer())
+            .data_frame_budget(SMALL_FRAME_BUDGET)
             .max_concurrent_reset_streams(settings.remembered_resets())
             .reset_stream_duration(RESET_REMEMBERED)
             .max_local_error_reset_streams(Some(MAX_STRAY_FRAMES))

@@ -29,6 +29,14 @@ pub(crate) const RESET_REMEMBERED: Duration = Duration::from_secs(10);
 /// that is interrupted a few times.
 pub(crate) const MAX_STRAY_FRAMES: usize = 65_536;
 
+/// What the library may charge for small DATA frames that nobody took yet, at up
+/// to 255 a frame, before it ends the tunnel: 263,000 single bytes, some 40 MB
+/// while they last. Streams take theirs at once, but a burst that waited in the
+/// kernel (a workstation that was suspended, a process that writes single
+/// bytes) is parsed whole before any stream runs. The library's default is
+/// half the connection's window: 3,400 single bytes with few streams.
+pub(crate) const SMALL_FRAME_BUDGET: usize = 64 * 1024 * 1024;
+
 /// Header blocks above this are refused (RFC 9113, section 6.5.2).
 pub(crate) const MAX_HEADER_BYTES: u32 = 16 * 1024;
 

@@ -241,3 +241,19 @@ async fn a_pod_that_resets_while_the_target_is_dialled_stops_the_dialling() {
     let dialled = soon(waiting.buffer_while(std::future::pending::<()>())).await;
     assert_eq!(dialled, None);
 }
+
+#[tokio::test]
+async fn so_does_one_that_had_sent_its_end_before() {
+    let mut tunnel = tunnel(&settings()).await;
+    let (io, mut pod) = tcp_pair().await;
+    pod.shutdown().await.unwrap();
+    let stream = tunnel.dialer.connect(request(7)).await.expect("open");
+    let node = tunnel.node.relay(io, stream);
+    let mut waiting = incoming(&mut tunnel.streams).await;
+    // The end arrives while the target is dialled.
+    let dialled = soon(waiting.buffer_while(settle())).await;
+    assert_eq!(dialled, Some(()));
+    node.abort();
+    let dialled = soon(waiting.buffer_while(std::future::pending::<()>())).await;
+    assert_eq!(dialled, None);
+}

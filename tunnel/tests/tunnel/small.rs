@@ -6,24 +6,36 @@ use crate::support::{
 use sternline_tunnel::{Dialer, Settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-const COUNT: usize = 50_000;
+/// More than HTTP/2 bears to hold, if nobody took any.
+const MANY: usize = 300_000;
 
+/// As many as may wait in the kernel and come at once.
+const BURST: usize = 50_000;
+
+/// Few streams with a wide window each, that takes [`MANY`] bytes.
 fn wide() -> Settings {
-    Settings::default()
+    Settings {
+        max_streams: 8,
+        ..Settings::default()
+    }
 }
 
-async fn flood(raw: &mut Raw) {
-    for at in 0..COUNT {
+/// Sends `count` frames of one byte, `at_once` before anyone else runs.
+async fn flood(raw: &mut Raw, count: usize, at_once: usize) {
+    for at in 0..count {
         raw.data(1, &[at as u8]);
-        if at % 1_000 == 0 {
+        if at % at_once == at_once - 1 {
             raw.flush().await;
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
         }
     }
     raw.flush().await;
 }
 
-fn expected() -> Vec<u8> {
-    (0..COUNT).map(|at| at as u8).collect()
+fn expected(count: usize) -> Vec<u8> {
+    (0..count).map(|at| at as u8).collect()
 }
 
 /// Fails unless another stream of the same tunnel is answered.
@@ -40,20 +52,35 @@ async fn assert_another_works(
 
 #[tokio::test]
 async fn single_bytes_to_a_stalled_stream_leave_the_tunnel_alone() {
+    to_a_stalled_stream(MANY, 5_000).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_single_bytes_leaves_the_tunnel_alone() {
+    to_a_stalled_stream(BURST, BURST).await;
+}
+
+async fn to_a_stalled_stream(count: usize, at_once: usize) {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut raw = Raw::client(far).await;
     let (_acceptor, mut streams) = acceptor(near, &wide()).await;
+    // The wide window holds once its SETTINGS were acknowledged.
+    raw.gather().await;
     raw.connect(1);
     raw.flush().await;
     let side = Side::new(PLENTY);
     let (socket, mut target) = unix_pair();
+    let small = socket2::SockRef::from(&socket).set_send_buffer_size(1);
+    small.expect("the kernel's least");
     let stream = incoming(&mut streams).await.accept().expect("open");
     let _relay = side.relay(socket, stream);
-    flood(&mut raw).await;
+    flood(&mut raw, count, at_once).await;
     assert_another_works(&mut raw, &mut streams).await;
-    let mut got = vec![0; COUNT];
-    soon(target.read_exact(&mut got)).await.unwrap();
-    assert!(got == expected());
+    let held = side.process.used();
+    assert!(held > count as u64 - 10_000, "{held} bytes wait");
+    let mut got = vec![0; count];
+    soon(target.read_exact(&mut got)).await.expect("open");
+    assert!(got == expected(count));
     crate::support::until(|| side.process.used() == 0).await;
 }
 
@@ -62,6 +89,8 @@ async fn single_bytes_while_the_target_is_dialled_leave_the_tunnel_alone() {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut raw = Raw::client(far).await;
     let (_acceptor, mut streams) = acceptor(near, &wide()).await;
+    // The wide window holds once its SETTINGS were acknowledged.
+    raw.gather().await;
     raw.connect(1);
     raw.flush().await;
     let mut waiting = incoming(&mut streams).await;
@@ -71,16 +100,16 @@ async fn single_bytes_while_the_target_is_dialled_leave_the_tunnel_alone() {
         dialled.expect("not reset").expect("dialled");
         waiting.accept().expect("open")
     });
-    flood(&mut raw).await;
+    flood(&mut raw, MANY, 5_000).await;
     assert_another_works(&mut raw, &mut streams).await;
     assert!(!waiting.is_finished());
     reached.send(()).unwrap();
     let side = Side::new(PLENTY);
     let (socket, mut target) = unix_pair();
     let _relay = side.relay(socket, ended(waiting).await);
-    let mut got = vec![0; COUNT];
+    let mut got = vec![0; MANY];
     soon(target.read_exact(&mut got)).await.unwrap();
-    assert!(got == expected());
+    assert!(got == expected(MANY));
 }
 
 #[tokio::test]

@@ -62,7 +62,12 @@ async fn many(sizes: Vec<(usize, usize, usize)>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        // A failure takes as long as the wait that it ends.
+        max_shrink_iters: 4,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn many_streams_of_any_size_arrive_whole(

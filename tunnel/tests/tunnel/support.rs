@@ -270,7 +270,7 @@ pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
 
 /// What must happen without any waiting; the bound is there for failures only.
 pub(crate) async fn soon<F: Future>(what: F) -> F::Output {
-    timeout(Duration::from_secs(20), what)
+    timeout(Duration::from_secs(10), what)
         .await
         .expect("happens in time")
 }
