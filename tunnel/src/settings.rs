@@ -48,8 +48,8 @@ pub struct Settings {
     pub max_streams: u32,
     /// Bytes that a session may hold in buffers, in both directions together.
     pub buffer_bytes: u64,
-    /// Time between two PINGs. A peer that misses two is dead, so a dead one is
-    /// noticed within three.
+    /// Time between two PINGs. A peer of which not a byte is heard for two of them
+    /// is dead, so a dead one is noticed within three.
     pub ping_interval: Duration,
     /// How long a target may take to be reached; also bounds each step of
     /// setting a tunnel up.

@@ -1,6 +1,6 @@
 //! The control stream.
 
-use crate::support::{Tunnel, settings, settle, soon, tunnel};
+use crate::support::{Tunnel, link, settings, settle, soon, tunnel, tunnel_over};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{Method, Request};
@@ -146,9 +146,21 @@ async fn a_peer_that_never_reads_is_given_up() {
         }
     };
     assert!(matches!(error, TunnelError::Slow { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_message_is_waited_for_a_second_at_most() {
+    let (node, client, link) = link(4 * 1024, None);
+    let mut tunnel = tunnel_over(node, client, &settings()).await;
+    let (node, _client) = controls(&mut tunnel).await;
+    let (mut tx, _rx) = node.split();
+    link.cut();
+    tx.send(ending(&"x".repeat(20_000))).await.unwrap();
     let begun = tokio::time::Instant::now();
     tx.finish().await;
-    assert!(begun.elapsed() <= Duration::from_secs(1));
+    let waited = begun.elapsed();
+    let second = Duration::from_secs(1)..=Duration::from_millis(1_010);
+    assert!(second.contains(&waited), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
