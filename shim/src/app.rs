@@ -34,6 +34,9 @@ use tokio_util::task::TaskTracker;
 /// How long all sessions together may take to end at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// How long answers under way may take at shutdown.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 /// Largest message of the call, in bytes.
 const MAX_CALL: usize = 256 * 1024;
 
@@ -64,21 +67,30 @@ pub struct App {
 }
 
 impl App {
-    /// Binds everything.
+    /// Binds everything; listens in the sandboxes that the settings name.
     ///
     /// # Errors
     /// A setting that cannot work, or an address that cannot be bound.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let binder = binder(&config)?;
+        Self::bind_with(config, binder).await
+    }
+
+    /// Binds everything; listens in sandboxes with this binder.
+    ///
+    /// # Errors
+    /// As [`App::bind`].
+    pub async fn bind_with(config: Config, binder: Arc<dyn Binder>) -> anyhow::Result<Self> {
         let limits = Limits::from(&config.limits)
             .validated(raise_descriptor_limit())
             .map_err(anyhow::Error::msg)?;
-        let binder = binder(&config)?;
         let shared = Arc::new(Shared {
             registry: Registry::new(&limits),
             passes: RequestCache::new(limits.tokens),
             traffic: Arc::new(Traffic::default()),
             budget: ProcessBudget::new(limits.buffer_bytes_per_node),
             limits,
+            allow_wide_bind: config.allow_wide_bind,
         });
         let metrics = match config.metrics_address {
             None => None,
@@ -115,6 +127,8 @@ impl App {
     /// The ready file cannot be written, or the call cannot be served.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
+        // Nothing goes on serving after an early return.
+        let _stop = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         if let Some((listener, exporter)) = self.metrics {
             let binder = Arc::clone(&self.binder);
@@ -130,7 +144,6 @@ impl App {
             Arc::clone(&self.binder),
             Arc::clone(&self.shared),
             self.addresses.streaming.clone(),
-            self.config.allow_wide_bind,
         );
         let (call, _call_endpoint) = self.call;
         let call = serve_call(call, service, stop.clone()).await?;
@@ -155,6 +168,10 @@ impl App {
         stop.cancel();
         tasks.close();
         let _ = timeout(SHUTDOWN, tasks.wait()).await;
+        // Its clients may keep their connections for as long as they like.
+        if timeout(LAST_ANSWERS, &mut call).await.is_err() {
+            call.abort();
+        }
         if let Some(path) = &self.config.ready_file {
             let _ = std::fs::remove_file(path);
         }

@@ -1,9 +1,10 @@
 //! The request cache, as in CRI streaming: what a secret in a URL stands for.
 //!
 //! A *pass* is a token (the URL that the call answered) or a ticket (for a
-//! further tunnel of a session that is up). Each works once. Tokens expire and
-//! are bounded in number; a full cache refuses and never evicts. Tickets live
-//! as long as their session, which takes them back.
+//! further tunnel of a session that is up). A token is spent by whoever brings
+//! it, expires, and is bounded in number: a full cache refuses and never evicts.
+//! A ticket stays until its session takes it back, which it does once a tunnel
+//! came of it: a client whose link broke on the way may try again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -95,13 +96,17 @@ impl<T> RequestCache<T> {
             .insert(ticket.0.clone(), Entry { value, expires });
     }
 
-    /// Takes what `secret` stands for, if it is known and did not expire. It
-    /// works no second time, even if it expired.
-    pub fn redeem(&self, secret: &str) -> Option<T> {
-        let entry = self.lock().remove(secret)?;
-        match entry.expires {
-            Some(expires) if expires <= Instant::now() => None,
-            _ => Some(entry.value),
+    /// Hands what `secret` stands for to `take`, if it is known and did not
+    /// expire. A token is spent by this, even if it expired. `take` is done before
+    /// anyone else can look for the pass; it must not use this cache.
+    pub fn redeem<R>(&self, secret: &str, take: impl FnOnce(&T) -> R) -> Option<R> {
+        let mut entries = self.lock();
+        match entries.get(secret)?.expires {
+            None => entries.get(secret).map(|entry| take(&entry.value)),
+            Some(expires) => {
+                let entry = entries.remove(secret)?;
+                (expires > Instant::now()).then(|| take(&entry.value))
+            }
         }
     }
 
@@ -153,10 +158,10 @@ mod tests {
         let (used, late) = (pass(), pass());
         cache.insert_token(&used, TTL, 1).expect("room");
         cache.insert_token(&late, TTL, 2).expect("room");
-        assert_eq!(cache.redeem(used.secret()), Some(1));
-        assert_eq!(cache.redeem(used.secret()), None);
+        assert_eq!(cache.redeem(used.secret(), |v| *v), Some(1));
+        assert_eq!(cache.redeem(used.secret(), |v| *v), None);
         advance(TTL).await;
-        assert_eq!(cache.redeem(late.secret()), None);
+        assert_eq!(cache.redeem(late.secret(), |v| *v), None);
         assert!(
             cache.is_empty(),
             "an expired token is consumed all the same"
@@ -170,7 +175,7 @@ mod tests {
         cache.insert_token(&first, TTL, 1).expect("room");
         cache.insert_token(&pass(), TTL, 2).expect("room");
         assert_eq!(cache.insert_token(&pass(), TTL, 3), Err(Full(2)));
-        assert_eq!(cache.redeem(first.secret()), Some(1));
+        assert_eq!(cache.redeem(first.secret(), |v| *v), Some(1));
         cache.insert_token(&pass(), TTL, 4).expect("room again");
         advance(TTL).await;
         cache
@@ -188,8 +193,12 @@ mod tests {
         cache.insert_token(&pass(), TTL, 3).expect("room");
         cache.remove(&gone);
         advance(TTL * 100).await;
-        assert_eq!(cache.redeem(ticket.secret()), Some(1));
-        assert_eq!(cache.redeem(ticket.secret()), None);
-        assert_eq!(cache.redeem(gone.secret()), None);
+        assert_eq!(cache.redeem(ticket.secret(), |v| *v), Some(1));
+        assert_eq!(
+            cache.redeem(ticket.secret(), |v| *v),
+            Some(1),
+            "its session decides when it is used up"
+        );
+        assert_eq!(cache.redeem(gone.secret(), |v| *v), None);
     }
 }

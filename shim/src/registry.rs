@@ -51,10 +51,7 @@ impl Registry {
     pub fn slot(self: &Arc<Self>) -> Result<Slot, Failure> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Failure::new(
-                Reason::Draining,
-                "this node is shutting down and takes no new sessions: try again in a moment",
-            ));
+            return Err(shutting_down());
         }
         if state.slots >= self.sessions_per_node {
             return Err(Failure::new(
@@ -128,10 +125,23 @@ impl Registry {
         self.lock().closed = true;
     }
 
+    /// Whether new sessions are refused because the node shuts down.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every step under the lock leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn shutting_down() -> Failure {
+    Failure::new(
+        Reason::Draining,
+        "this node is shutting down and takes no new sessions: try again in a moment",
+    )
 }
 
 /// A session's place on the node and in its sandbox, given back on drop.
@@ -166,12 +176,20 @@ impl Slot {
     }
 
     /// Makes the session known.
-    pub fn publish(&mut self, session: &Arc<Session>) {
-        self.session = Some(session.id.clone());
+    ///
+    /// # Errors
+    /// The node began to shut down meanwhile: nobody would end the session.
+    pub fn publish(&mut self, session: &Arc<Session>) -> Result<(), Failure> {
         let mut state = self.registry.lock();
+        if state.closed {
+            return Err(shutting_down());
+        }
         state
             .sessions
             .insert(session.id.clone(), Arc::clone(session));
+        drop(state);
+        self.session = Some(session.id.clone());
+        Ok(())
     }
 }
 

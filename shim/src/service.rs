@@ -4,7 +4,7 @@ use crate::binder::{BindRequest, Binder, Bound, Sandbox, SandboxTarget};
 use crate::cache::Pass;
 use crate::limits::millis;
 use crate::metrics;
-use crate::session::{self, Admission, Parts, Shared, TunnelKind, since_epoch};
+use crate::session::{self, Parts, Shared, capped, refuse_wide, since_epoch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +29,6 @@ pub struct Service {
     shared: Arc<Shared>,
     /// What stands before the path in a streaming URL.
     streaming: String,
-    allow_wide_bind: bool,
 }
 
 /// A request whose every part was checked.
@@ -44,17 +43,11 @@ impl Service {
     /// A service that binds with `binder` and answers URLs that start with
     /// `streaming`.
     #[must_use]
-    pub fn new(
-        binder: Arc<dyn Binder>,
-        shared: Arc<Shared>,
-        streaming: String,
-        allow_wide_bind: bool,
-    ) -> Self {
+    pub fn new(binder: Arc<dyn Binder>, shared: Arc<Shared>, streaming: String) -> Self {
         Self {
             binder,
             shared,
             streaming,
-            allow_wide_bind,
         }
     }
 
@@ -67,18 +60,18 @@ impl Service {
         let checked = self.check(request)?;
         tracing::debug!(target = ?checked.target, listeners = ?checked.listeners, "request is valid, binding");
         let mut slot = self.shared.registry.slot()?;
-        let bound = self
-            .binder
-            .bind(BindRequest {
-                target: checked.target,
-                listeners: checked.listeners,
-                backlog: self.shared.limits.connections_per_session,
-            })
-            .await?;
+        let request = BindRequest {
+            target: checked.target,
+            listeners: checked.listeners,
+            backlog: self.shared.limits.connections_per_session,
+        };
+        // The only wait: a caller that goes away meanwhile drops what was bound.
+        let bound = session::bind(&*self.binder, request).await?;
         slot.enter(&bound.sandbox)?;
         tracing::debug!(sandbox = %bound.sandbox.id, sockets = bound.sockets.len(), "bound and listening");
         let answer = bound_addresses(&bound);
         let (id, token) = (session_id(&bound.sandbox)?, generate()?);
+        let url = format!("{}{SESSIONS_PATH}{}", self.streaming, token.secret());
         let ttl = self.shared.limits.token_ttl;
         let session = session::start(
             Parts {
@@ -89,26 +82,14 @@ impl Service {
                 hold: checked.hold,
                 slot,
                 binder: Arc::clone(&self.binder),
-                expires: tokio::time::Instant::now() + ttl,
+                token,
             },
             &self.shared,
         )?;
-        let admission = Admission {
-            session: Arc::clone(&session),
-            kind: TunnelKind::First,
-        };
-        if let Err(full) = self.shared.passes.insert_token(&token, ttl, admission) {
-            let failure = Failure::new(
-                Reason::TokenLimit,
-                format!("{full} (--max-tokens): try again in a moment"),
-            );
-            session.stop(failure.clone()).await;
-            return Err(failure);
-        }
         metrics::set_up(began.elapsed());
         Ok(pb::ReversePortForwardResponse {
             session_id: session.id.clone(),
-            url: format!("{}{SESSIONS_PATH}{}", self.streaming, token.secret()),
+            url,
             bound: answer,
             expires_at_ms: since_epoch(SystemTime::now() + ttl),
             limits: Some(self.shared.limits.to_proto()),
@@ -123,14 +104,15 @@ impl Service {
             ));
         }
         let target = match request.target.and_then(|target| target.by) {
-            Some(pb::target::By::SandboxId(id)) => SandboxTarget::Id(id),
+            // An empty id would be a prefix of any.
+            Some(pb::target::By::SandboxId(id)) if !id.is_empty() => SandboxTarget::Id(id),
             Some(pb::target::By::Pod(_)) => {
                 return Err(Failure::new(
                     Reason::Forbidden,
                     "a pod can be named by a gateway alone: give the sandbox id, which `crictl pods` lists",
                 ));
             }
-            None => return Err(invalid("the request names no sandbox: give a sandbox id")),
+            _ => return Err(invalid("the request names no sandbox: give a sandbox id")),
         };
         let most = self.shared.limits.listeners_per_session as usize;
         if request.listeners.len() > most {
@@ -143,16 +125,7 @@ impl Service {
             ));
         }
         let listeners = Listen::all_from_proto(&request.listeners)?;
-        if !self.allow_wide_bind
-            && let Some(wide) = listeners.iter().find(|listen| listen.bind.is_wide())
-        {
-            return Err(Failure::new(
-                Reason::WideBindDenied,
-                format!(
-                    "listening on {wide} would let others than the pod connect, and this node does not allow that (--allow-wide-bind): use a loopback address"
-                ),
-            ));
-        }
+        refuse_wide(&listeners, self.shared.allow_wide_bind)?;
         let options = request.options.unwrap_or_default();
         let max_hold = self.shared.limits.max_hold;
         if options.hold_ms > millis(max_hold) {
@@ -178,11 +151,18 @@ impl Service {
         } else {
             Reason::RuntimeUnavailable.label().to_owned()
         };
+        let draining = self.shared.registry.is_closed();
+        let (why, sentence) = if draining {
+            (Reason::Draining.label(), "this node is shutting down")
+        } else {
+            ("", "")
+        };
         let conditions = vec![
             pb::Condition {
                 r#type: "Ready".to_owned(),
-                status: true,
-                ..pb::Condition::default()
+                status: !draining,
+                reason: why.to_owned(),
+                message: sentence.to_owned(),
             },
             pb::Condition {
                 r#type: "RuntimeReachable".to_owned(),
@@ -236,7 +216,7 @@ impl ReversePortForwardService for Service {
                 runtime,
                 sessions: u32::try_from(registry.list().len()).unwrap_or(u32::MAX),
                 connections: registry.connections_open(),
-                wide_bind_allowed: self.allow_wide_bind,
+                wide_bind_allowed: self.shared.allow_wide_bind,
                 protocols: vec![pb::Protocol::Tcp.into()],
             }),
         )
@@ -281,7 +261,8 @@ fn answered<T>(call: &'static str, answer: Result<T, Failure>) -> Result<Respons
             metrics::called(call, tonic::Code::Ok);
             Ok(Response::new(answer))
         }
-        Err(failure) => {
+        Err(mut failure) => {
+            failure.message = capped(failure.message);
             tracing::info!(call, reason = %failure.reason, message = %failure, "refused");
             metrics::called(call, failure.reason.grpc());
             metrics::failed(failure.reason);

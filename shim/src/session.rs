@@ -5,10 +5,17 @@
 
 mod accept;
 mod actor;
+mod admission;
+mod bind;
 mod control;
+mod rejections;
 mod tunnels;
 
 pub use actor::{Parts, start};
+pub use admission::{Admission, Arrival, TunnelKind};
+pub use bind::{bind, refuse_wide};
+
+use admission::Arrivals;
 
 use crate::binder::Sandbox;
 use crate::cache::RequestCache;
@@ -23,7 +30,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sternline_api::{Failure, Reason, v1alpha1 as pb};
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// An upgraded connection, whatever carries it.
 pub trait TunnelIo: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -42,26 +50,8 @@ pub struct Shared {
     pub traffic: Arc<Traffic>,
     /// Bytes that wait in buffers.
     pub budget: Arc<ProcessBudget>,
-}
-
-/// What a token or ticket lets its bearer do.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    /// In which session.
-    pub session: Arc<Session>,
-    /// With what kind of tunnel.
-    pub kind: TunnelKind,
-}
-
-/// What a new tunnel is to its session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TunnelKind {
-    /// The first, opened with the token.
-    First,
-    /// One more beside those that are up.
-    Join,
-    /// In place of all others.
-    Resume,
+    /// Whether others than the pod may be let in.
+    pub allow_wide_bind: bool,
 }
 
 /// Tells a session's task what to do.
@@ -70,16 +60,11 @@ pub enum Command {
     Attach {
         /// Its connection.
         io: Box<dyn TunnelIo>,
-        /// What it is to be.
-        kind: TunnelKind,
+        /// What it was let in for.
+        arrival: Arrival,
     },
-    /// End, for this reason; answered when everything is freed.
-    Stop {
-        /// Why.
-        reason: Failure,
-        /// Told when it is done.
-        done: oneshot::Sender<()>,
-    },
+    /// End, for this reason.
+    Stop(Failure),
 }
 
 /// A session as others see it.
@@ -103,6 +88,10 @@ pub struct Session {
     pub counts: Counts,
     visible: Mutex<Visible>,
     commands: mpsc::Sender<Command>,
+    /// Clients between their token or ticket and their tunnel.
+    arrivals: watch::Sender<Arrivals>,
+    /// Cancelled when the session gave everything back.
+    finished: CancellationToken,
 }
 
 /// Numbers of a session.
@@ -129,13 +118,12 @@ impl Session {
         self.commands.send(command).await.map_err(|_| self.ended())
     }
 
-    /// Ends the session and waits until it gave everything back.
+    /// Ends the session, if it is not ending already, and waits until it gave
+    /// everything back.
     pub async fn stop(&self, reason: Failure) {
-        let (done, freed) = oneshot::channel();
-        if self.command(Command::Stop { reason, done }).await.is_ok() {
-            // An error means that it ended otherwise, which is as well.
-            let _ = freed.await;
-        }
+        // An error means that it is ending otherwise, which is as well.
+        let _ = self.command(Command::Stop(reason)).await;
+        self.finished.cancelled().await;
     }
 
     /// For lists.
@@ -155,13 +143,18 @@ impl Session {
             created_at_ms: since_epoch(self.created_at),
             requester: Some(self.requester.clone()),
             labels: self.labels.clone().into_iter().collect(),
-            tunnels: self.counts.tunnels.load(Relaxed),
+            tunnels: self.tunnels(),
             connections: self.counts.connections.load(Relaxed),
             connections_total: self.counts.connections_total.load(Relaxed),
             rejected_total: self.counts.rejected_total.load(Relaxed),
             bytes_from_pod: self.traffic.from_socket(),
             bytes_to_pod: self.traffic.to_socket(),
         }
+    }
+
+    /// Tunnels up now.
+    fn tunnels(&self) -> u32 {
+        self.counts.tunnels.load(Relaxed)
     }
 
     fn ended(&self) -> Failure {
@@ -174,6 +167,22 @@ impl Session {
     fn visible(&self) -> std::sync::MutexGuard<'_, Visible> {
         self.visible.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A sentence short enough for a header and a log line: it may hold what a client
+/// sent, which is up to a whole message long.
+#[must_use]
+pub fn capped(mut sentence: String) -> String {
+    const MOST: usize = 1024;
+    if sentence.len() > MOST {
+        let mut end = MOST;
+        while !sentence.is_char_boundary(end) {
+            end -= 1;
+        }
+        sentence.truncate(end);
+        sentence.push_str(" ...");
+    }
+    sentence
 }
 
 /// Milliseconds since the Unix epoch.

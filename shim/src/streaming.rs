@@ -3,7 +3,7 @@
 mod upgrade;
 
 use crate::metrics;
-use crate::session::{Command, Shared};
+use crate::session::{Arrival, Shared};
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -32,8 +32,9 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Connections that may be on their way to a tunnel at once.
-const MAX_PENDING: usize = 1024;
+/// Connections that may be on their way to a tunnel at once. Each takes a
+/// descriptor out of those kept back from forwarded connections.
+const MAX_PENDING: usize = 256;
 
 /// How long to wait when the process cannot accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -145,7 +146,7 @@ fn respond<IO>(
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (form, admission) = match admit(&request, shared) {
+    let (form, arrival) = match admit(&request, shared) {
         Ok(admitted) => admitted,
         Err(refused) => return refused.into_response(),
     };
@@ -153,19 +154,13 @@ where
     let upgrade = hyper::upgrade::on(&mut request);
     upgrades.spawn(async move {
         match form.take_over::<IO>(upgrade).await {
-            Ok(io) => {
-                let kind = admission.kind;
-                // An error means that the session ended meanwhile: the client
-                // sees the connection close.
-                let _ = admission
-                    .session
-                    .command(Command::Attach { io, kind })
-                    .await;
-            }
+            // An error means that the session ended meanwhile: the client sees
+            // the connection close.
+            Ok(io) => drop(arrival.attach(io).await),
             Err(failure) => {
-                tracing::info!(session = %admission.session.id, %failure, "not upgraded");
+                tracing::info!(session = %arrival.session().id, %failure, "not upgraded");
                 metrics::failed(failure.reason);
-                admission.session.stop(failure).await;
+                arrival.fail(failure).await;
             }
         }
     });
@@ -187,10 +182,7 @@ impl From<Failure> for Refused {
     }
 }
 
-fn admit(
-    request: &Request<Incoming>,
-    shared: &Shared,
-) -> Result<(Form, crate::session::Admission), Refused> {
+fn admit(request: &Request<Incoming>, shared: &Shared) -> Result<(Form, Arrival), Refused> {
     let path = request.uri().path();
     let Some(secret) = path.strip_prefix(SESSIONS_PATH) else {
         return Err(Failure::new(
@@ -209,15 +201,19 @@ fn admit(
         });
     }
     // Before the token is spent: a client of another version may try again.
-    let form = Form::negotiate(request.headers())?;
-    let admission = shared.passes.redeem(secret).ok_or_else(|| {
-        Failure::new(
-            Reason::TokenUnknown,
-            "this token or ticket is unknown, used or expired: ask for a new session",
-        )
-    })?;
-    tracing::debug!(session = %admission.session.id, kind = ?admission.kind, ?form, "client is upgrading");
-    Ok((form, admission))
+    let form = Form::negotiate(request)?;
+    let most = shared.limits.tunnels_per_session;
+    let arrival = shared
+        .passes
+        .redeem(secret, |admission| admission.arrive(most))
+        .ok_or_else(|| {
+            Failure::new(
+                Reason::TokenUnknown,
+                "this token or ticket is unknown, used or expired: ask for a new session",
+            )
+        })??;
+    tracing::debug!(session = %arrival.session().id, kind = ?arrival.kind(), ?form, "client is upgrading");
+    Ok((form, arrival))
 }
 
 impl Refused {

@@ -1,14 +1,12 @@
 //! Accepts what processes in the pod connect, and forwards it.
 
+use super::rejections::Rejections;
 use super::tunnels::Picker;
 use super::{Session, Shared};
 use crate::metrics;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use sternline_api::Reason;
 use sternline_tunnel::budget::Budget;
@@ -38,28 +36,6 @@ pub(super) struct Forwarder {
     pub(super) ended: CancellationToken,
 }
 
-/// Connections turned away since the client was last told.
-#[derive(Debug, Default)]
-pub(super) struct Rejections {
-    session_limit: AtomicU64,
-    node_limit: AtomicU64,
-}
-
-impl Rejections {
-    /// What there is to tell, and starts again from nothing.
-    pub(super) fn take(&self) -> impl Iterator<Item = (Reason, u64)> {
-        [
-            (Reason::ConnectionLimit, self.session_limit.swap(0, Relaxed)),
-            (
-                Reason::NodeConnectionLimit,
-                self.node_limit.swap(0, Relaxed),
-            ),
-        ]
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-    }
-}
-
 /// Held while a stream is open.
 struct Permits {
     _session: OwnedSemaphorePermit,
@@ -78,14 +54,22 @@ impl Forwarder {
         let _active = metrics::Active::listener();
         let session = self.session.id.clone();
         let run = async {
+            let mut failing = false;
             loop {
                 // Without a tunnel the kernel keeps the connections.
                 self.picker.up().await;
                 match listener.accept().await {
-                    Ok((socket, peer)) => self.forward(socket, listener_id, bound, peer),
+                    Ok((socket, peer)) => {
+                        failing = false;
+                        self.forward(socket, listener_id, bound, peer);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
-                        tracing::warn!(%session, %bound, %error, "cannot accept, trying again");
+                        // Said once, not ten times a second.
+                        if !failing {
+                            tracing::warn!(%session, %bound, %error, "cannot accept, trying again");
+                        }
+                        failing = true;
                         metrics::rejected(Reason::DescriptorLimit);
                         sleep(ACCEPT_PAUSE).await;
                     }
@@ -108,11 +92,7 @@ impl Forwarder {
                 metrics::rejected(reason);
                 metrics::connection_ended(reason.label(), Duration::ZERO);
                 self.session.counts.rejected_total.fetch_add(1, Relaxed);
-                match reason {
-                    Reason::ConnectionLimit => &self.rejections.session_limit,
-                    _ => &self.rejections.node_limit,
-                }
-                .fetch_add(1, Relaxed);
+                self.rejections.add(reason, listener_id);
                 return;
             }
         };

@@ -3,32 +3,39 @@
 mod end;
 mod listeners;
 mod setup;
+mod tickets;
 
-use super::accept::{Forwarder, Rejections};
-use super::control::Control;
+use super::accept::Forwarder;
+use super::control::{self, Control, Heard};
+use super::rejections::Rejections;
 use super::tunnels::Tunnels;
-use super::{Command, Counts, Session, Shared, Visible};
+use super::{Admission, Arrivals, Command, Counts, Session, Shared, TunnelKind, Visible, capped};
 use crate::binder::{Binder, Bound, Gone, SandboxTarget};
 use crate::cache::Pass;
 use crate::metrics;
 use crate::registry::Slot;
 use listeners::{Change, Listeners};
-use setup::Ready;
-use std::collections::{BTreeMap, HashMap};
+use setup::SetUp;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use sternline_api::{Failure, Reason};
 use sternline_tunnel::TunnelError;
 use sternline_tunnel::budget::Traffic;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tickets::Tickets;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// How often the client is told what was turned away.
 const TELL_REJECTIONS: Duration = Duration::from_millis(200);
+
+/// A tunnel that is lost so many PING intervals after its tickets were sent may
+/// have taken them with it: later, its end would have been noticed before.
+const UNSURE_INTERVALS: u32 = 3;
 
 /// Commands that may wait for the task.
 const COMMANDS: usize = 8;
@@ -49,14 +56,16 @@ pub struct Parts {
     pub slot: Slot,
     /// For listeners that the client adds later.
     pub binder: Arc<dyn Binder>,
-    /// When the token expires.
-    pub expires: Instant,
+    /// Its token, not yet in the cache.
+    pub token: Pass,
 }
 
-/// Starts a session: publishes it and spawns its task.
+/// Starts a session: puts its token into the cache, publishes it and spawns its
+/// task. After an error nothing is left of it.
 ///
 /// # Errors
-/// The bound sockets cannot be used.
+/// Too many tokens wait, the node shuts down, or the bound sockets cannot be
+/// used.
 pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure> {
     let Parts {
         id,
@@ -66,7 +75,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         hold,
         mut slot,
         binder,
-        expires,
+        token,
     } = parts;
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let session = Arc::new(Session {
@@ -83,7 +92,26 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
             bound: Vec::new(),
         }),
         commands,
+        arrivals: watch::Sender::default(),
+        finished: CancellationToken::new(),
     });
+    let sockets = listeners::adopt(bound.sockets)?;
+    let ttl = shared.limits.token_ttl;
+    let admission = Admission {
+        session: Arc::clone(&session),
+        kind: TunnelKind::First,
+        generation: 0,
+    };
+    let inserted = shared.passes.insert_token(&token, ttl, admission);
+    inserted.map_err(|full| {
+        Failure::new(
+            Reason::TokenLimit,
+            format!("{full} (--max-tokens): try again in a moment"),
+        )
+    })?;
+    // From here on dropped, and with it taken back, on the way out.
+    let tickets = Tickets::new(Arc::clone(&session), Arc::clone(shared), token);
+    slot.publish(&session)?;
     let tunnels = Tunnels::new(Arc::clone(&session));
     let forwarder = Forwarder {
         session: Arc::clone(&session),
@@ -98,28 +126,29 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         ended: CancellationToken::new(),
     };
     let mut listeners = Listeners::default();
-    listeners.open(bound.sockets, &forwarder)?;
-    slot.publish(&session);
+    listeners.open(sockets, &forwarder);
     let actor = Actor {
         target: SandboxTarget::Id(session.sandbox.id.clone()),
         session: Arc::clone(&session),
         shared: Arc::clone(shared),
         binder,
         listeners,
+        _ended: forwarder.ended.clone().drop_guard(),
         forwarder,
         tunnels,
         drivers: JoinSet::new(),
-        handles: HashMap::new(),
         setups: JoinSet::new(),
         changes: JoinSet::new(),
         control: None,
         control_tasks: TaskTracker::new(),
-        tickets: Vec::new(),
-        deadline: Some(expires),
+        tickets,
+        arrivals: session.arrivals.subscribe(),
+        deadline: Some(Instant::now() + ttl),
         attached: false,
         next_tunnel: 0,
         _active: metrics::Active::session(),
         _slot: slot,
+        _finished: session.finished.clone().drop_guard(),
     };
     actor.show();
     tokio::spawn(actor.run(inbox, bound.gone));
@@ -136,18 +165,20 @@ struct Actor {
     target: SandboxTarget,
     listeners: Listeners,
     forwarder: Forwarder,
+    /// Whatever becomes of this task, nothing goes on listening.
+    _ended: DropGuard,
     tunnels: Tunnels,
     drivers: JoinSet<Driven>,
-    /// The drivers that run, by tunnel.
-    handles: HashMap<u64, AbortHandle>,
     /// Tunnels that are being set up.
-    setups: JoinSet<Result<Ready, TunnelError>>,
-    /// Listeners that are being added.
+    setups: JoinSet<SetUp>,
+    /// Listeners that are being added or removed.
     changes: JoinSet<Change>,
     control: Option<Control>,
     control_tasks: TaskTracker,
-    /// Tickets handed out and not used.
-    tickets: Vec<Pass>,
+    tickets: Tickets,
+    /// Clients on the way: while one may bring the session to life, it does not
+    /// give up.
+    arrivals: watch::Receiver<Arrivals>,
     /// When to give up: the token's end, or the hold's.
     deadline: Option<Instant>,
     /// A client came at least once.
@@ -155,12 +186,14 @@ struct Actor {
     next_tunnel: u64,
     _active: metrics::Active,
     _slot: Slot,
+    /// Last, so that whoever waits for the end finds everything given back.
+    _finished: DropGuard,
 }
 
 /// What one turn of the loop found.
 enum Turn {
     Go,
-    End(Failure, Option<oneshot::Sender<()>>),
+    End(Failure),
 }
 
 impl Actor {
@@ -169,70 +202,89 @@ impl Actor {
         tracing::info!(bound = %self.listeners, requester = %self.session.requester.user, "listening");
         let mut tell = interval(TELL_REJECTIONS);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (reason, done) = loop {
-            let deadline = self.deadline;
+        let reason = loop {
+            let deadline = self.deadline.filter(|_| !self.is_awaited());
+            // What a client can send without end comes last, what frees things
+            // first; a client that comes in time is let in.
             let turn = tokio::select! {
                 biased;
-                sentence = gone.wait() => Turn::End(Failure::new(Reason::SandboxGone, sentence), None),
+                sentence = gone.wait() => Turn::End(Failure::new(Reason::SandboxGone, sentence)),
                 Some(command) = inbox.recv() => self.obey(command),
                 Some(driven) = self.drivers.join_next() => self.tunnel_ended(driven.ok()),
-                Some(setup) = self.setups.join_next() => self.tunnel_ready(setup.ok()),
-                event = next_event(&mut self.control) => self.hear(event),
+                Some(set_up) = self.setups.join_next() => self.tunnel_ready(set_up.ok()),
+                Ok(()) = self.arrivals.changed() => Turn::Go,
                 Some(change) = self.changes.join_next() => self.changed(change.ok()),
-                () = sleep_until_some(deadline) => Turn::End(self.gave_up(), None),
                 _ = tell.tick(), if self.control.is_some() => { self.tell_rejections(); Turn::Go }
+                () = sleep_until_some(deadline) => self.out_of_time(),
+                heard = control::hear(&mut self.control) => self.heed(heard),
             };
-            if let Turn::End(reason, done) = turn {
-                break (reason, done);
+            if let Turn::End(reason) = turn {
+                break reason;
             }
         };
         // From here on nobody is heard.
         inbox.close();
         self.end(reason).await;
-        if let Some(done) = done {
-            let _ = done.send(());
-        }
     }
 
     fn obey(&mut self, command: Command) -> Turn {
         match command {
-            Command::Attach { io, kind } => {
-                self.attach(io, kind);
+            Command::Attach { io, arrival } => {
+                self.attach(io, arrival);
                 Turn::Go
             }
-            Command::Stop { reason, done } => Turn::End(reason, Some(done)),
+            Command::Stop(reason) => Turn::End(reason),
         }
     }
 
+    /// Whether a client is on the way that would bring the session to life.
+    fn is_awaited(&self) -> bool {
+        self.arrivals.borrow().leading > 0
+    }
+
+    fn out_of_time(&mut self) -> Turn {
+        // In this order: who was let in before is seen here, and nobody is after.
+        self.tickets.take_back();
+        if self.is_awaited() {
+            return Turn::Go;
+        }
+        Turn::End(self.gave_up())
+    }
+
     /// What the client says on the control stream.
-    fn hear(&mut self, event: Option<Result<Event, TunnelError>>) -> Turn {
-        match event {
-            Some(Ok(Event::Ending(ending))) => {
-                tracing::debug!(code = %ending.code, "the client says goodbye");
-                Turn::End(
-                    Failure::new(Reason::Done, "the client ended the session"),
-                    None,
-                )
+    fn heed(&mut self, heard: Heard) -> Turn {
+        match heard {
+            Heard::Event(Event::Ending(ending)) => {
+                tracing::debug!(code = ?capped(ending.code), "the client says goodbye");
+                Turn::End(Failure::new(Reason::Done, "the client ended the session"))
             }
-            Some(Ok(Event::Target(target))) => {
+            Heard::Event(Event::Target(target)) => {
                 tracing::debug!(listener = target.listener_id, up = target.up, "target");
                 Turn::Go
             }
-            Some(Ok(Event::AddListener(add))) => {
+            Heard::Event(Event::AddListener(add)) => {
                 self.add_listener(&add);
                 Turn::Go
             }
-            Some(Ok(Event::RemoveListener(remove))) => {
+            Heard::Event(Event::RemoveListener(remove)) => {
                 self.remove_listener(&remove);
                 Turn::Go
             }
             // A node's own events mean nothing when a client sends them.
-            Some(Ok(_)) => Turn::Go,
-            Some(Err(error)) => {
+            Heard::Event(_) => Turn::Go,
+            Heard::Failed(TunnelError::Control(error)) => Turn::End(Failure::new(
+                Reason::ProtocolError,
+                format!("the client broke the framing of the control stream: {error}"),
+            )),
+            Heard::Failed(error) => {
                 tracing::debug!(%error, "control stream lost");
                 self.control_lost()
             }
-            None => self.control_lost(),
+            Heard::Ended => self.control_lost(),
+            Heard::Mute => {
+                self.cut_off();
+                Turn::Go
+            }
         }
     }
 
@@ -241,18 +293,14 @@ impl Actor {
     fn control_lost(&mut self) -> Turn {
         self.control = None;
         self.tunnels.close();
-        self.lost()
-    }
-
-    /// The client is gone: hold the listeners, or end.
-    fn lost(&mut self) -> Turn {
-        if self.session.hold.is_zero() {
-            return Turn::End(self.gave_up(), None);
+        let hold = self.session.hold;
+        if hold.is_zero() && !self.is_awaited() {
+            return Turn::End(self.gave_up());
         }
-        if self.deadline.is_none() {
-            tracing::info!(hold = ?self.session.hold, "tunnel lost, listeners are held");
-            self.deadline = Some(Instant::now() + self.session.hold);
-        }
+        tracing::info!(?hold, "tunnel lost, listeners are held");
+        self.tickets
+            .lost(self.shared.limits.ping_interval * UNSURE_INTERVALS);
+        self.deadline = Some(Instant::now() + hold);
         self.show();
         Turn::Go
     }
@@ -276,20 +324,29 @@ impl Actor {
     /// read is cut off.
     fn tell(&mut self, event: Event) {
         if let Some(control) = &self.control
+            && !control.cut_off
             && control.outbox.try_send(event).is_err()
         {
-            tracing::info!("the client does not read its control stream and is cut off");
+            self.cut_off();
+        }
+    }
+
+    /// Nothing reaches the client any more. What it said before is still heard:
+    /// it may have been a goodbye.
+    fn cut_off(&mut self) {
+        if let Some(control) = &mut self.control {
+            tracing::info!("the client takes no control messages and is cut off");
+            control.cut_off = true;
             self.tunnels.close();
         }
     }
 
     fn tell_rejections(&mut self) {
-        let rejected: Vec<_> = self.forwarder.rejections.take().collect();
-        for (reason, count) in rejected {
-            tracing::debug!(%reason, count, "connections turned away");
+        for ((reason, listener_id), count) in self.forwarder.rejections.take() {
+            tracing::debug!(%reason, listener_id, count, "connections turned away");
             self.tell(Event::Rejected(pb::Rejected {
                 reason: reason.label().to_owned(),
-                listener_id: 0,
+                listener_id,
                 count,
             }));
         }
@@ -308,13 +365,6 @@ impl Actor {
             state,
             bound: self.listeners.bound(),
         };
-    }
-}
-
-async fn next_event(control: &mut Option<Control>) -> Option<Result<Event, TunnelError>> {
-    match control {
-        Some(control) => control.inbox.recv().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -16,7 +16,7 @@ struct Tunnel {
     id: u64,
     dialer: Dialer,
     /// Moves its bytes; ending it closes the tunnel.
-    driver: AbortHandle,
+    driver: Option<AbortHandle>,
     _active: metrics::Active,
 }
 
@@ -49,7 +49,7 @@ impl Tunnels {
         }
     }
 
-    pub(super) fn add(&mut self, id: u64, dialer: Dialer, driver: AbortHandle) {
+    pub(super) fn add(&mut self, id: u64, dialer: Dialer, driver: Option<AbortHandle>) {
         self.up.push(Tunnel {
             id,
             dialer,
@@ -69,10 +69,17 @@ impl Tunnels {
 
     /// Closes all, and with them their streams.
     pub(super) fn close(&mut self) {
-        for tunnel in self.up.drain(..) {
-            tunnel.driver.abort();
+        for driver in self.take() {
+            driver.abort();
         }
+    }
+
+    /// Gives them up, to be closed by the caller; no new stream takes them.
+    pub(super) fn take(&mut self) -> Vec<AbortHandle> {
+        let drivers = self.up.drain(..).filter_map(|tunnel| tunnel.driver);
+        let drivers = drivers.collect();
         self.publish();
+        drivers
     }
 
     /// Lets go of the tunnels, so that they close by themselves once their

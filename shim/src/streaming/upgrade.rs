@@ -1,7 +1,7 @@
 //! The two forms of the Upgrade, and the way from HTTP/1.1 to bytes.
 
 use crate::session::TunnelIo;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -41,10 +41,15 @@ impl Form {
     ///
     /// # Errors
     /// No Upgrade, another one, or no protocol in common.
-    pub(super) fn negotiate(headers: &HeaderMap) -> Result<Self, Failure> {
+    pub(super) fn negotiate<B>(request: &Request<B>) -> Result<Self, Failure> {
+        let headers = request.headers();
         let raw = has_token(headers, &header::UPGRADE, UPGRADE_RAW);
         let websocket = has_token(headers, &header::UPGRADE, UPGRADE_WEBSOCKET);
-        if !has_token(headers, &header::CONNECTION, "upgrade") || !(raw || websocket) {
+        // RFC 9110, section 7.8: an Upgrade in an HTTP/1.0 request is ignored.
+        if request.version() != Version::HTTP_11
+            || !has_token(headers, &header::CONNECTION, "upgrade")
+            || !(raw || websocket)
+        {
             return Err(Failure::new(
                 Reason::UpgradeRequired,
                 "this endpoint answers an Upgrade to sternline or websocket only",
@@ -169,13 +174,14 @@ mod tests {
     use proptest::prelude::*;
     use sternline_api::protocol::STREAM_PROTOCOL;
 
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(fields: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::new(());
+        let headers = request.headers_mut();
         for (name, value) in fields {
             let name: HeaderName = name.parse().expect("a name");
             headers.append(name, value.parse().expect("a value"));
         }
-        headers
+        request
     }
 
     fn refused(fields: &[(&str, &str)]) -> Reason {
@@ -238,6 +244,14 @@ mod tests {
             ]),
             Reason::InvalidRequest
         );
+        let mut old = headers(&[
+            connection,
+            ("upgrade", "sternline"),
+            ("sternline-protocol", STREAM_PROTOCOL),
+        ]);
+        *old.version_mut() = Version::HTTP_10;
+        let refused = Form::negotiate(&old).expect_err("HTTP/1.0 has no Upgrade");
+        assert_eq!(refused.reason, Reason::UpgradeRequired);
     }
 
     proptest! {

@@ -2,13 +2,15 @@
 
 use super::Actor;
 use crate::metrics;
+use crate::session::control::Control;
 use std::time::Duration;
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use sternline_api::{Failure, Reason};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 /// How long the client has to take the reason in and close.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long tasks have that were cancelled; they have nothing left to wait for.
 const CANCELLED: Duration = Duration::from_secs(5);
@@ -17,9 +19,10 @@ impl Actor {
     /// Frees the listeners, resets the connections, tells the client why, and
     /// closes the tunnels: in this order, each step bounded.
     pub(super) async fn end(mut self, reason: Failure) {
-        self.take_tickets_back();
-        self.setups.abort_all();
-        self.changes.abort_all();
+        self.tickets.take_back();
+        // Waited for: what was bound a moment ago is free when this returns.
+        self.setups.shutdown().await;
+        self.changes.shutdown().await;
         self.forwarder.ended.cancel();
         self.forwarder.tasks.close();
         if timeout(CANCELLED, self.forwarder.tasks.wait())
@@ -28,11 +31,12 @@ impl Actor {
         {
             tracing::error!("connections did not end when they were told to");
         }
-        if reason.reason != Reason::Done {
-            self.tell(Event::Ending(pb::Ending {
-                code: reason.reason.label().to_owned(),
-                message: reason.message.clone(),
-            }));
+        if reason.reason == Reason::Done {
+            // Its last word was heard, and it waits for us to close.
+            self.control = None;
+        } else {
+            self.tell_rejections();
+            self.tell(ending(&reason));
         }
         self.say_farewell().await;
         let (counts, traffic) = (&self.session.counts, &self.session.traffic);
@@ -54,13 +58,40 @@ impl Actor {
         // stays until the client closed, so that nothing is cut short.
         let inbox = self.control.take().map(|control| control.inbox);
         self.tunnels.release();
-        if inbox.is_some() {
-            let closed = async { while self.drivers.join_next().await.is_some() {} };
-            let _ = timeout(FAREWELL, closed).await;
-        }
+        let closed = async { while self.drivers.join_next().await.is_some() {} };
+        let _ = timeout(FAREWELL, closed).await;
         drop(inbox);
         self.drivers.shutdown().await;
         self.control_tasks.close();
         let _ = timeout(CANCELLED, self.control_tasks.wait()).await;
+    }
+}
+
+/// The last event of a control stream.
+fn ending(reason: &Failure) -> Event {
+    Event::Ending(pb::Ending {
+        code: reason.reason.label().to_owned(),
+        message: reason.message.clone(),
+    })
+}
+
+/// Tells a client that it was superseded, gives it until [`FAREWELL`] to close,
+/// and closes its tunnels. It may well be gone for long.
+pub(super) async fn supersede(control: Option<Control>, drivers: Vec<AbortHandle>) {
+    if let Some(Control {
+        outbox, mut inbox, ..
+    }) = control
+    {
+        let superseded = Failure::new(
+            Reason::Superseded,
+            "the client came back over another connection",
+        );
+        let _ = outbox.try_send(ending(&superseded));
+        drop(outbox);
+        let closed = async { while inbox.recv().await.is_some() {} };
+        let _ = timeout(FAREWELL, closed).await;
+    }
+    for driver in drivers {
+        driver.abort();
     }
 }

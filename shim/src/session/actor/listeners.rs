@@ -1,14 +1,18 @@
 //! The listeners of a session, and the client's wishes to change them.
 
 use super::{Actor, Turn};
-use crate::binder::{BindRequest, Bound, BoundSocket};
+use crate::binder::{BindRequest, BoundSocket};
+use crate::metrics;
 use crate::session::accept::Forwarder;
+use crate::session::{bind, capped, refuse_wide};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use sternline_api::listen::Listen;
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use sternline_api::{Failure, Reason};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Listeners that may be on their way at once.
@@ -20,6 +24,8 @@ struct Open {
     listener_id: u32,
     addr: SocketAddr,
     stop: CancellationToken,
+    /// Ends when the socket is closed.
+    accepting: JoinHandle<()>,
 }
 
 /// Everything that listens for a session.
@@ -30,43 +36,77 @@ pub(super) struct Listeners {
     pending: Vec<u32>,
 }
 
-/// A listener that the binder made, or not, at the client's wish.
+/// What became of a client's wish.
 pub(super) struct Change {
     request_id: u32,
     listener_id: u32,
-    bound: Result<Bound, Failure>,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// The binder answered.
+    Added(Result<Vec<Adopted>, Failure>),
+    /// Its sockets are closed.
+    Removed,
+}
+
+/// A bound socket that can be accepted on.
+pub(super) struct Adopted {
+    listener_id: u32,
+    addr: SocketAddr,
+    listener: TcpListener,
+}
+
+/// Makes the binder's sockets ours, all of them or none.
+///
+/// # Errors
+/// The runtime does not take one.
+pub(super) fn adopt(sockets: Vec<BoundSocket>) -> Result<Vec<Adopted>, Failure> {
+    let adopted = sockets.into_iter().map(|bound| {
+        let BoundSocket {
+            listener_id,
+            addr,
+            socket,
+        } = bound;
+        let listener = TcpListener::from_std(socket).map_err(|error| {
+            Failure::new(
+                Reason::Internal,
+                format!("{addr}: the bound socket cannot be used: {error}"),
+            )
+        })?;
+        Ok(Adopted {
+            listener_id,
+            addr,
+            listener,
+        })
+    });
+    adopted.collect()
 }
 
 impl Listeners {
-    /// Starts to accept on sockets that the binder made.
-    pub(super) fn open(
-        &mut self,
-        sockets: Vec<BoundSocket>,
-        forwarder: &Forwarder,
-    ) -> Result<Vec<pb::Bound>, Failure> {
+    /// Starts to accept.
+    pub(super) fn open(&mut self, sockets: Vec<Adopted>, forwarder: &Forwarder) -> Vec<pb::Bound> {
         let mut made = Vec::with_capacity(sockets.len());
-        for bound in sockets {
-            let listener = TcpListener::from_std(bound.socket).map_err(|error| {
-                Failure::new(
-                    Reason::Internal,
-                    format!("{}: the bound socket cannot be used: {error}", bound.addr),
-                )
-            })?;
-            let stop = forwarder.ended.child_token();
-            forwarder.tasks.spawn(forwarder.clone().accept(
+        for adopted in sockets {
+            let Adopted {
+                listener_id,
+                addr,
                 listener,
-                bound.listener_id,
-                bound.addr,
-                stop.clone(),
-            ));
-            made.push(pb::Bound::from_addr(bound.listener_id, bound.addr));
+            } = adopted;
+            let stop = forwarder.ended.child_token();
+            let accept = forwarder
+                .clone()
+                .accept(listener, listener_id, addr, stop.clone());
+            let accepting = forwarder.tasks.spawn(accept);
+            made.push(pb::Bound::from_addr(listener_id, addr));
             self.open.push(Open {
-                listener_id: bound.listener_id,
-                addr: bound.addr,
+                listener_id,
+                addr,
                 stop,
+                accepting,
             });
         }
-        Ok(made)
+        made
     }
 
     pub(super) fn bound(&self) -> Vec<pb::Bound> {
@@ -80,22 +120,20 @@ impl Listeners {
     }
 
     fn count(&self) -> usize {
-        let mut ids: Vec<_> = self.open.iter().map(|open| open.listener_id).collect();
-        ids.dedup();
+        let ids: BTreeSet<_> = self.open.iter().map(|open| open.listener_id).collect();
         ids.len() + self.pending.len()
     }
 
-    /// Stops one; whether there was one.
-    fn remove(&mut self, listener_id: u32) -> bool {
-        let before = self.open.len();
-        self.open.retain(|open| {
-            let keep = open.listener_id != listener_id;
-            if !keep {
+    /// Stops one; what ends when its sockets are closed, none if there are none.
+    fn remove(&mut self, listener_id: u32) -> Vec<JoinHandle<()>> {
+        let is_it = |open: &mut Open| open.listener_id == listener_id;
+        let removed = self.open.extract_if(.., is_it);
+        removed
+            .map(|open| {
                 open.stop.cancel();
-            }
-            keep
-        });
-        self.open.len() < before
+                open.accepting
+            })
+            .collect()
     }
 }
 
@@ -122,11 +160,23 @@ impl Actor {
                     backlog: self.shared.limits.connections_per_session,
                 };
                 let (request_id, listener_id) = (add.request_id, add.listener_id);
+                let sandbox = self.session.sandbox.id.clone();
                 self.changes.spawn(async move {
+                    let bound = bind(&*binder, request).await;
+                    let bound = bound.and_then(|bound| {
+                        // Ids are prefixes too: without its own, another's fits.
+                        if bound.sandbox.id == sandbox {
+                            return adopt(bound.sockets);
+                        }
+                        Err(Failure::new(
+                            Reason::SandboxGone,
+                            format!("sandbox {sandbox} is gone: nothing more can be bound in it"),
+                        ))
+                    });
                     Change {
                         request_id,
                         listener_id,
-                        bound: binder.bind(request).await,
+                        outcome: Outcome::Added(bound),
                     }
                 });
             }
@@ -156,37 +206,55 @@ impl Actor {
                 format!("listener {id}: the request does not say what to listen on"),
             )
         };
-        Listen::from_proto(id, add.listener.as_ref().ok_or_else(missing)?)
+        let listen = Listen::from_proto(id, add.listener.as_ref().ok_or_else(missing)?)?;
+        refuse_wide(&[listen], self.shared.allow_wide_bind)?;
+        Ok(listen)
     }
 
-    /// The binder answered.
+    /// A wish was carried out, or could not be.
     pub(super) fn changed(&mut self, change: Option<Change>) -> Turn {
         // `None`: the task was cut off, which happens only at the end.
-        if let Some(change) = change {
-            self.listeners
-                .pending
-                .retain(|id| *id != change.listener_id);
-            let bound = change
-                .bound
-                .and_then(|bound| self.listeners.open(bound.sockets, &self.forwarder));
-            self.show();
-            self.tell_changed(change.request_id, change.listener_id, bound);
-        }
+        let Some(change) = change else {
+            return Turn::Go;
+        };
+        let id = change.listener_id;
+        let outcome = match change.outcome {
+            Outcome::Added(bound) => {
+                self.listeners.pending.retain(|pending| *pending != id);
+                bound.map(|sockets| self.listeners.open(sockets, &self.forwarder))
+            }
+            Outcome::Removed => Ok(Vec::new()),
+        };
+        self.show();
+        self.tell_changed(change.request_id, id, outcome);
         Turn::Go
     }
 
     pub(super) fn remove_listener(&mut self, remove: &pb::RemoveListener) {
         let id = remove.listener_id;
-        let outcome = if self.listeners.remove(id) {
-            Ok(Vec::new())
-        } else {
-            Err(Failure::new(
+        let closing = self.listeners.remove(id);
+        if closing.is_empty() {
+            let unknown = Failure::new(
                 Reason::UnknownListener,
-                format!("listener {id} is not one of this session"),
-            ))
-        };
-        self.show();
-        self.tell_changed(remove.request_id, id, outcome);
+                format!(
+                    "listener {id} is not one of this session: name one that `ready` or an answer told"
+                ),
+            );
+            self.tell_changed(remove.request_id, id, Err(unknown));
+            return;
+        }
+        let request_id = remove.request_id;
+        // Answered when the address is free to be bound again.
+        self.changes.spawn(async move {
+            for accepting in closing {
+                let _ = accepting.await;
+            }
+            Change {
+                request_id,
+                listener_id: id,
+                outcome: Outcome::Removed,
+            }
+        });
     }
 
     fn tell_changed(
@@ -198,12 +266,10 @@ impl Actor {
         let (bound, error, message) = match outcome {
             Ok(bound) => (bound, String::new(), String::new()),
             Err(failure) => {
-                tracing::debug!(listener_id, %failure, "listener not changed");
-                (
-                    Vec::new(),
-                    failure.reason.label().to_owned(),
-                    failure.message,
-                )
+                let message = capped(failure.message);
+                tracing::debug!(listener_id, message, "listener not changed");
+                metrics::failed(failure.reason);
+                (Vec::new(), failure.reason.label().to_owned(), message)
             }
         };
         self.tell(Event::ListenerChanged(pb::ListenerChanged {

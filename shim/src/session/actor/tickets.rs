@@ -1,0 +1,135 @@
+//! The passes of a session: the token that it began with, and its tickets.
+
+use crate::cache::Pass;
+use crate::session::{Admission, Arrival, Session, Shared, TunnelKind};
+use std::sync::Arc;
+use std::time::Duration;
+use sternline_api::v1alpha1 as pb;
+use tokio::time::Instant;
+
+/// Every pass that stands for the session, taken back on drop.
+#[derive(Debug)]
+pub(super) struct Tickets {
+    session: Arc<Session>,
+    shared: Arc<Shared>,
+    token: Option<Pass>,
+    join: Option<Pass>,
+    resume: Option<Pass>,
+    /// The ticket before `resume`, and when it was replaced: the message that
+    /// told so may have been lost with its tunnel.
+    previous: Option<(Pass, Instant)>,
+    /// Tunnels that joined, and that brought the session to life.
+    joined: u64,
+    led: u64,
+}
+
+impl Tickets {
+    /// For a session whose token is in the cache.
+    pub(super) fn new(session: Arc<Session>, shared: Arc<Shared>, token: Pass) -> Self {
+        Self {
+            session,
+            shared,
+            token: Some(token),
+            join: None,
+            resume: None,
+            previous: None,
+            joined: 0,
+            led: 0,
+        }
+    }
+
+    /// Whether what the client came with has brought no tunnel so far.
+    pub(super) fn admit(&self, arrival: &Arrival) -> bool {
+        arrival.generation() == self.generation(arrival.kind())
+    }
+
+    /// A tunnel of this kind is up: what it came with is used up, and fresh
+    /// tickets replace all others. With `room`, one of them is to join.
+    pub(super) fn renew(&mut self, kind: TunnelKind, room: bool) -> pb::Tickets {
+        // Everything on its way to the old tunnels is void with them.
+        self.joined += 1;
+        if kind != TunnelKind::Join {
+            self.led += 1;
+        }
+        let previous = self.resume.clone();
+        self.take_back();
+        self.previous = previous.map(|pass| (pass, Instant::now()));
+        self.resume = self.make(TunnelKind::Resume);
+        self.join = room.then(|| self.make(TunnelKind::Join)).flatten();
+        self.to_proto()
+    }
+
+    /// There is room again: offers a ticket to join, unless one is out.
+    pub(super) fn offer_join(&mut self) -> Option<pb::Tickets> {
+        if self.join.is_some() {
+            return None;
+        }
+        self.join = self.make(TunnelKind::Join);
+        self.join.as_ref().map(|_| self.to_proto())
+    }
+
+    /// The session is lost: nobody joins it, and who was told of no newer ticket
+    /// within `unsure` may come with the one before.
+    pub(super) fn lost(&mut self, unsure: Duration) {
+        self.forget(|tickets| tickets.join.take());
+        if let Some((pass, replaced)) = &self.previous
+            && replaced.elapsed() <= unsure
+        {
+            self.insert(pass, TunnelKind::Resume);
+        }
+    }
+
+    /// Takes everything back; who was let in before is on the way still.
+    pub(super) fn take_back(&mut self) {
+        self.forget(|tickets| tickets.token.take());
+        self.forget(|tickets| tickets.join.take());
+        self.forget(|tickets| tickets.resume.take());
+        self.forget(|tickets| tickets.previous.take().map(|(pass, _)| pass));
+    }
+
+    fn forget(&mut self, pass: impl FnOnce(&mut Self) -> Option<Pass>) {
+        if let Some(pass) = pass(self) {
+            self.shared.passes.remove(&pass);
+        }
+    }
+
+    fn make(&self, kind: TunnelKind) -> Option<Pass> {
+        // No ticket is better than a weak one.
+        let pass = Pass::generate().ok()?;
+        self.insert(&pass, kind);
+        Some(pass)
+    }
+
+    fn insert(&self, pass: &Pass, kind: TunnelKind) {
+        let admission = Admission {
+            session: Arc::clone(&self.session),
+            kind,
+            generation: self.generation(kind),
+        };
+        self.shared.passes.insert_ticket(pass, admission);
+    }
+
+    fn generation(&self, kind: TunnelKind) -> u64 {
+        match kind {
+            TunnelKind::First | TunnelKind::Resume => self.led,
+            TunnelKind::Join => self.joined,
+        }
+    }
+
+    fn to_proto(&self) -> pb::Tickets {
+        let secret = |pass: &Option<Pass>| {
+            let secret = pass.as_ref().map(Pass::secret);
+            secret.unwrap_or_default().to_owned()
+        };
+        pb::Tickets {
+            join: secret(&self.join),
+            resume: secret(&self.resume),
+        }
+    }
+}
+
+impl Drop for Tickets {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}

@@ -1,0 +1,49 @@
+//! Asking the binder, for new sessions and for listeners added later.
+
+use crate::binder::{BindRequest, Binder, Bound, SandboxTarget};
+use std::time::Duration;
+use sternline_api::listen::Listen;
+use sternline_api::{Failure, Reason};
+use tokio::time::timeout;
+
+/// How long the binder may take, the runtime's answers included; below the time
+/// after which a call is cut off without a sentence.
+const BIND_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Binds within a bounded time. Dropping the future frees what was bound.
+///
+/// # Errors
+/// As [`Binder::bind`], and when it does not answer.
+pub async fn bind(binder: &dyn Binder, request: BindRequest) -> Result<Bound, Failure> {
+    let target = match &request.target {
+        SandboxTarget::Id(id) => format!("sandbox {id}"),
+        SandboxTarget::Pod(pod) => format!("pod {}/{}", pod.namespace, pod.name),
+    };
+    let bound = timeout(BIND_TIMEOUT, binder.bind(request)).await;
+    bound.unwrap_or_else(|_| {
+        Err(Failure::new(
+            Reason::RuntimeUnavailable,
+            format!(
+                "{target}: nothing could be bound within {} s: see whether the container runtime answers, then try again",
+                BIND_TIMEOUT.as_secs()
+            ),
+        ))
+    })
+}
+
+/// Refuses addresses that others than the pod could reach, unless the node
+/// allows them. The binder checks again.
+///
+/// # Errors
+/// The first such listener.
+pub fn refuse_wide(listeners: &[Listen], allowed: bool) -> Result<(), Failure> {
+    match listeners.iter().find(|listen| listen.bind.is_wide()) {
+        Some(wide) if !allowed => Err(Failure::new(
+            Reason::WideBindDenied,
+            format!(
+                "listening on {wide} would let others than the pod connect, and this node does not allow that (--allow-wide-bind): use a loopback address"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

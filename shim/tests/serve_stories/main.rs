@@ -1,0 +1,11 @@
+//! The serving half in one process: the call, the streaming endpoint and
+//! sessions, with a binder that listens on this machine's loopback. Nothing here
+//! needs root or a container runtime.
+
+mod call;
+mod ending;
+mod limits;
+mod listeners;
+mod streaming;
+mod support;
+mod tunnels;
