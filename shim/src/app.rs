@@ -10,7 +10,7 @@ use crate::metrics::Exporter;
 use crate::observe;
 use crate::registry::Registry;
 use crate::service::Service;
-use crate::session::Shared;
+use crate::session::{Shared, Spare};
 use crate::streaming::{self, StreamingListener};
 use anyhow::Context as _;
 use serde::Serialize;
@@ -89,6 +89,7 @@ impl App {
             passes: RequestCache::new(limits.tokens),
             traffic: Arc::new(Traffic::default()),
             budget: ProcessBudget::new(limits.buffer_bytes_per_node),
+            spare: Spare::take(),
             limits,
             allow_wide_bind: config.allow_wide_bind,
         });

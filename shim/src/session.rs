@@ -9,11 +9,13 @@ mod admission;
 mod bind;
 mod control;
 mod rejections;
+mod spare;
 mod tunnels;
 
 pub use actor::{Parts, start};
 pub use admission::{Admission, Arrival, TunnelKind};
 pub use bind::{bind, refuse_wide};
+pub use spare::Spare;
 
 use admission::Arrivals;
 
@@ -50,6 +52,8 @@ pub struct Shared {
     pub traffic: Arc<Traffic>,
     /// Bytes that wait in buffers.
     pub budget: Arc<ProcessBudget>,
+    /// Turns connections away when there are no descriptors.
+    pub spare: Spare,
     /// Whether others than the pod may be let in.
     pub allow_wide_bind: bool,
 }

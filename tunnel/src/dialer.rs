@@ -15,7 +15,10 @@ use http::{Method, Request, header};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
 use std::task::{Context, Poll};
 use sternline_api::protocol::{CONTROL_PROTOCOL, LISTENER_HEADER};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,7 +31,9 @@ use tokio::time::timeout;
 pub struct Dialer {
     requests: SendRequest<Chunk>,
     settings: Arc<Settings>,
-    /// Changes whenever the driver ran, and so may have read SETTINGS.
+    /// Set while somebody waits for SETTINGS, and told when the driver ran and
+    /// so may have read them.
+    waiting: Arc<AtomicBool>,
     moved: watch::Receiver<()>,
 }
 
@@ -38,6 +43,7 @@ pub struct Driver<IO> {
     // Holds no handle for requests, which would keep the tunnel open for ever.
     connection: Connection<Heard<IO>, Chunk>,
     keepalive: Keepalive,
+    waiting: Arc<AtomicBool>,
     moved: watch::Sender<()>,
 }
 
@@ -80,14 +86,17 @@ impl Dialer {
         let (requests, mut connection) = bounded(settings, "start HTTP/2", handshake).await??;
         let keepalive = Keepalive::new(connection.ping_pong(), heard, settings.ping_interval);
         let (tx, moved) = watch::channel(());
+        let waiting = Arc::new(AtomicBool::new(false));
         let driver = Driver {
             connection,
             keepalive,
+            waiting: Arc::clone(&waiting),
             moved: tx,
         };
         let dialer = Self {
             requests,
             settings: Arc::new(settings.clone()),
+            waiting,
             moved,
         };
         Ok((dialer, driver))
@@ -101,6 +110,7 @@ impl Dialer {
     /// the tunnel is gone.
     pub async fn control(&self) -> Result<ControlStream, TunnelError> {
         let mut moved = self.moved.clone();
+        self.waiting.store(true, SeqCst);
         bounded(&self.settings, "offer extended CONNECT", async {
             while !self.requests.is_extended_connect_protocol_enabled() {
                 moved.changed().await.map_err(|_| TunnelError::Closed)?;
@@ -108,6 +118,7 @@ impl Dialer {
             Ok::<_, TunnelError>(())
         })
         .await??;
+        self.waiting.store(false, SeqCst);
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = http::Uri::from_static("http://session/control");
@@ -167,7 +178,10 @@ where
             return Poll::Ready(Err(dead));
         }
         let polled = Pin::new(&mut this.connection).poll(cx);
-        this.moved.send_replace(());
+        // Told only to those who wait: this runs for every few frames.
+        if this.waiting.load(SeqCst) {
+            this.moved.send_replace(());
+        }
         polled.map_err(TunnelError::from)
     }
 }

@@ -1,6 +1,7 @@
 //! Accepts what processes in the pod connect, and forwards it.
 
 use super::rejections::Rejections;
+use super::spare;
 use super::tunnels::Picker;
 use super::{Session, Shared};
 use crate::metrics;
@@ -17,8 +18,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long to leave a listener alone that cannot accept, most often for want
-/// of descriptors: the kernel keeps the connections meanwhile.
+/// How long to leave a listener alone that cannot accept and cannot turn away
+/// either: the kernel keeps the connections meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Everything that forwarding one connection needs.
@@ -70,8 +71,14 @@ impl Forwarder {
                             tracing::warn!(%session, %bound, %error, "cannot accept, trying again");
                         }
                         failing = true;
-                        metrics::rejected(Reason::DescriptorLimit);
-                        sleep(ACCEPT_PAUSE).await;
+                        if spare::is_exhaustion(&error) && self.shared.spare.turn_away(&listener) {
+                            self.count_rejection(Reason::DescriptorLimit, listener_id);
+                            // One after the other, so that a storm leaves time
+                            // for the connections that are open.
+                            tokio::task::yield_now().await;
+                        } else {
+                            sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 }
             }
@@ -89,10 +96,7 @@ impl Forwarder {
             Ok(permits) => permits,
             Err(reason) => {
                 reset(&socket);
-                metrics::rejected(reason);
-                metrics::connection_ended(reason.label(), Duration::ZERO);
-                self.session.counts.rejected_total.fetch_add(1, Relaxed);
-                self.rejections.add(reason, listener_id);
+                self.count_rejection(reason, listener_id);
                 return;
             }
         };
@@ -109,6 +113,15 @@ impl Forwarder {
                 .run_until_cancelled_owned(this.carry(socket, connect, permits))
                 .await;
         });
+    }
+
+    /// Counts a connection that was turned away, for the operator and for the
+    /// client.
+    fn count_rejection(&self, reason: Reason, listener_id: u32) {
+        metrics::rejected(reason);
+        metrics::connection_ended(reason.label(), Duration::ZERO);
+        self.session.counts.rejected_total.fetch_add(1, Relaxed);
+        self.rejections.add(reason, listener_id);
     }
 
     fn permits(&self) -> Result<Permits, Reason> {
