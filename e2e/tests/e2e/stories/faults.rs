@@ -187,8 +187,8 @@ async fn a_target_that_refuses_is_a_reset_and_the_session_lives(stage: &mut Stag
     says("the report", sentence, "connect: connection refused")?;
     says("the report", sentence, &port.to_string())?;
     let labels = [r#"target_refused""#];
-    let counted = shim.metric("sternline_connections_total", &labels).await?;
-    same("counted", counted, 1.0)?;
+    shim.counts("sternline_connections_total", &labels, 1.0)
+        .await?;
     same("the forward", forward.ended(), None)
 }
 

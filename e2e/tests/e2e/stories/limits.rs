@@ -43,8 +43,8 @@ async fn the_257th_connection_is_rejected_counted_and_reported(stage: &mut Stage
     same("carried their data", many.ok, 256)?;
     same("failed", many.failed, [(End::Reset, 1)].into())?;
     let labels = [r#"reason="connection_limit""#];
-    let counted = shim.metric("sternline_rejections_total", &labels).await?;
-    same("counted", counted, 1.0)?;
+    shim.counts("sternline_rejections_total", &labels, 1.0)
+        .await?;
     let told = |event: &serde_json::Value| event["reason"] == "connection_limit";
     let event = forward.event("rejected", SOON, told).await?;
     same("reported", event["count"].as_u64(), Some(1))?;
@@ -71,8 +71,8 @@ async fn the_connections_of_a_node_have_a_limit_across_sessions(stage: &mut Stag
     let told = |event: &serde_json::Value| event["reason"] == "node_connection_limit";
     two.event("rejected", SOON, told).await?;
     let labels = [r#"reason="node_connection_limit""#];
-    let counted = shim.metric("sternline_rejections_total", &labels).await?;
-    same("counted", counted, 1.0)?;
+    shim.counts("sternline_rejections_total", &labels, 1.0)
+        .await?;
     held.kill().await?;
     shim.connections_are(0, SOON).await?;
     let _: Echo = pod.probe("echo --to 127.0.0.1:8082").await?;
@@ -108,8 +108,8 @@ async fn the_sessions_of_a_node_have_a_limit(stage: &mut Stage) -> Result<()> {
     let refusal = stage.refused(&shim, &place, "8082").await?;
     refusal.is(1, &["1"])?;
     let labels = [r#"reason="session_limit""#];
-    let counted = shim.metric("sternline_rejections_total", &labels).await?;
-    same("counted", counted, 1.0)
+    shim.counts("sternline_rejections_total", &labels, 1.0)
+        .await
 }
 
 async fn the_listeners_of_a_session_have_a_limit(stage: &mut Stage) -> Result<()> {
@@ -238,8 +238,8 @@ async fn a_shim_without_descriptors_rejects_and_recovers(stage: &mut Stage) -> R
     let told = |event: &serde_json::Value| event["reason"] == "descriptor_limit";
     forward.event("rejected", SOON, told).await?;
     let labels = [r#"reason="descriptor_limit""#];
-    let counted = shim.metric("sternline_rejections_total", &labels).await?;
-    same("counted", counted, f64::from(rejected))?;
+    shim.counts("sternline_rejections_total", &labels, f64::from(rejected))
+        .await?;
     shim.connections_are(0, SOON).await?;
     let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
     Ok(())

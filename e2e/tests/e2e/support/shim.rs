@@ -140,6 +140,21 @@ impl Shim {
         .await
     }
 
+    /// Waits until a metric has a value: a connection is counted when it is
+    /// over, which its ends may notice a moment earlier.
+    ///
+    /// # Errors
+    /// It has another after `within`; the error says which.
+    pub(crate) async fn counts(&self, name: &str, labels: &[&str], value: f64) -> Result<()> {
+        let what = format!("{name}{labels:?} to be {value}");
+        let reached = until(&what, Duration::from_secs(5), || async {
+            Ok((self.metric(name, labels).await? == value).then_some(()))
+        });
+        let reached = reached.await;
+        let found = self.metric(name, labels).await?;
+        reached.with_context(|| format!("it is {found}"))
+    }
+
     /// Adds up the samples of a metric that have all of `labels`, each as it
     /// stands in the text, `name="value"`; 0 if there is none.
     ///
