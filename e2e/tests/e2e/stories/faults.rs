@@ -4,7 +4,7 @@
 use crate::support::link::Link;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
-use crate::support::target::{Manner, Target};
+use crate::support::target::{Manner, Target, nobody};
 use crate::support::{is_at_least, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -173,9 +173,7 @@ async fn a_hold_that_runs_out_frees_the_port(stage: &mut Stage) -> Result<()> {
 
 async fn a_target_that_refuses_is_a_reset_and_the_session_lives(stage: &mut Stage) -> Result<()> {
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
-    let target = Target::start(Manner::Echo).await?;
-    let port = target.port();
-    drop(target);
+    let port = nobody()?.port();
     let mut forward = stage.forward(&shim, &pod, &format!("8080:{port}")).await?;
 
     let ended: Ended = pod.probe("expect-end --to 127.0.0.1:8080 --send 5").await?;
@@ -222,9 +220,7 @@ async fn a_target_that_does_not_answer_is_given_up_in_time(stage: &mut Stage) ->
 
 async fn a_target_that_is_not_there_yet_can_come_later(stage: &mut Stage) -> Result<()> {
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
-    let target = Target::start(Manner::Echo).await?;
-    let address: SocketAddr = format!("127.0.0.1:{}", target.port()).parse()?;
-    drop(target);
+    let address = nobody()?;
     let words = format!("8080:127.0.0.1:{}", address.port());
     let _forward = stage.forward(&shim, &pod, &words).await?;
     let ended: Ended = pod.probe("expect-end --to 127.0.0.1:8080").await?;

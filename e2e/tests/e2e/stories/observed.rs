@@ -4,7 +4,7 @@ use crate::support::client::{call, request};
 use crate::support::http::get;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
-use crate::support::target::{Manner, Target};
+use crate::support::target::{Manner, Target, nobody};
 use crate::support::{is_at_least, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use std::time::Duration;
@@ -26,9 +26,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 async fn metrics_count_what_happened(stage: &mut Stage) -> Result<()> {
     let echo = Target::start(Manner::Echo).await?;
-    let gone = Target::start(Manner::Echo).await?;
-    let nowhere = gone.port();
-    drop(gone);
+    let nowhere = nobody()?.port();
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
     let words = format!("8080:{} 8081:{nowhere}", echo.port());
     let _forward = stage.forward(&shim, &pod, &words).await?;

@@ -151,8 +151,9 @@ impl Shim {
             Ok((self.metric(name, labels).await? == value).then_some(()))
         });
         let reached = reached.await;
-        let found = self.metric(name, labels).await?;
-        reached.with_context(|| format!("it is {found}"))
+        let text = self.metrics().await?;
+        let found: Vec<&str> = text.lines().filter(|l| l.starts_with(name)).collect();
+        reached.with_context(|| format!("found {found:?}"))
     }
 
     /// Adds up the samples of a metric that have all of `labels`, each as it

@@ -39,6 +39,16 @@ pub(crate) enum Manner {
     Flood,
 }
 
+/// An address of 127.0.0.1 on which nobody listens.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn nobody() -> Result<SocketAddr> {
+    // Closed by the time this returns, which an aborted task's is not.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?)
+}
+
 /// A connection as the target saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
