@@ -165,11 +165,12 @@ pub(crate) fn expect_end(args: &Args) -> Outcome {
     let start = Instant::now();
     let (ended, received) = match stream::connect(to, timeout) {
         Err(error) => (End::from(&error), 0),
-        Ok(connection) => {
-            // A failed write shows in the read that follows.
-            let _ = stream::send(&connection, 1, send);
-            until_end(&connection)
-        }
+        // The kernel tells of a reset once: whoever writes into it hears of it,
+        // and a read after that sees a plain end.
+        Ok(connection) => match stream::send(&connection, 1, send) {
+            Err(error) => (End::from(&error), 0),
+            Ok(_) => until_end(&connection),
+        },
     };
     report(&Ended {
         ended,
