@@ -267,10 +267,12 @@ async fn bytes_before_the_101_are_refused(stage: &mut Stage) -> Result<()> {
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
     let waiting = Waiting::on(&shim, &pod).await?;
     let early = upgrade(&waiting.path) + "early";
-    waiting
-        .refused(&early, 400, "protocol_error")
-        .await
-        .map(drop)
+    let answer = send(waiting.address, early.as_bytes()).await?;
+    // The 101 is on its way when they are noticed: no status is left to refuse
+    // with, and the session ends.
+    same(&format!("status of {answer:?}"), answer.status, 101)?;
+    same("what follows the 101", answer.body.as_str(), "")?;
+    shim.idle(Duration::from_secs(3)).await
 }
 
 async fn oversized_headers_are_refused(stage: &mut Stage) -> Result<()> {
@@ -296,7 +298,7 @@ async fn a_malformed_websocket_handshake_is_refused(stage: &mut Stage) -> Result
         ("Sec-WebSocket-Key: ", "X-Key: "),
     ] {
         let answer = send(waiting.address, good.replace(from, to).as_bytes()).await?;
-        is_refusal(&answer, 400, "protocol_error").with_context(|| to.to_owned())?;
+        is_refusal(&answer, 400, "invalid_request").with_context(|| to.to_owned())?;
     }
     Ok(())
 }
