@@ -192,13 +192,23 @@ async fn a_client_that_only_talks_is_cut_off() {
         event: Some(Event::RemoveListener(remove)),
     });
     let message = message.expect("short");
+    // Takes the frames, so that its own HTTP/2 bears them, and gives no window
+    // back: to the node that is a client which does not read.
+    let Raw { mut recv, .. } = raw;
+    let taking = tokio::spawn(async move { while let Some(Ok(_)) = recv.data().await {} });
+    let began = Instant::now();
     eventually("the cut", async || {
         for _ in 0..100 {
-            raw.send(message.clone());
+            // An error means that the stream is over, which the test is about.
+            let _ = raw.send.send_data(message.clone(), false);
         }
         is_free(&answer.bound[0])
     })
     .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "it hung for long");
+    within("the end of the tunnel", taking)
+        .await
+        .expect("no panic");
     eventually("the rest", async || node.at_rest()).await;
 }
 
