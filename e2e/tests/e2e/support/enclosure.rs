@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid};
@@ -108,6 +109,9 @@ fn init() -> Result<ExitCode> {
     let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
     mount(nothing, "/", nothing, shared, nothing).context("cannot share the mounts")?;
     super::node::link_up("lo")?;
+    // Targets of a thousand connections need more than the usual soft limit.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
 
     let inside = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
