@@ -189,6 +189,8 @@ table! {
     SandboxGone: "sandbox_gone", NotFound, 410, Cancel, 9, None;
     /// Someone called StopSession.
     Stopped: "stopped", Cancelled, 410, Cancel, 9, None;
+    /// No session has this id.
+    SessionNotFound: "session_not_found", NotFound, 404, Cancel, 3, None;
     /// Nobody redeemed the token in time.
     TokenExpired: "token_expired", DeadlineExceeded, 410, Cancel, 9, None;
     /// The last tunnel was lost, and the hold is over.

@@ -112,7 +112,7 @@ impl Registry {
                 format!("session {id:?} fits several sessions: give more of the id"),
             )),
             (None, _) => Err(Failure::new(
-                Reason::SandboxNotFound,
+                Reason::SessionNotFound,
                 format!(
                     "session {id:?} is not known here: `sternline sessions` lists those that are"
                 ),

@@ -263,7 +263,12 @@ async fn what_is_not_there_cannot_be_stopped() {
     let id = node.open(request(&[free()])).await.session_id;
     for unknown in ["nothing-here", &id[..3], ""] {
         let refused = node.stop_session(unknown).await.expect_err("unknown");
-        assert_eq!(refusal(&refused).0, Code::NotFound, "{unknown:?}");
+        let (code, word, _) = refusal(&refused);
+        assert_eq!(
+            (code, &*word),
+            (Code::NotFound, "session_not_found"),
+            "{unknown:?}"
+        );
     }
     node.stop_session(&id[..4]).await.expect("a prefix will do");
     assert!(node.at_rest());
