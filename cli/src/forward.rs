@@ -16,6 +16,7 @@ mod ready_file;
 mod resume;
 mod serve;
 mod setup;
+mod silence;
 
 use crate::args::Format;
 use crate::connect::Server;
@@ -28,10 +29,14 @@ use crate::spec::Spec;
 use crate::target::Place;
 use connection::Connections;
 use interrupts::{Interrupt, Interrupts};
+use live::Live;
+use mapping::Mapping;
 use ready_file::ReadyFile;
+use resume::Resume;
 use serve::Over;
 use setup::Up;
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -215,33 +220,64 @@ impl Forward {
                 Over::Ended(fault) => return Err(fault.about(&self.plan.place)),
                 Over::Lost { why, open } => (why, open),
             };
-            if !resume.is_possible() {
-                return Err(Fault::because(
-                    Reason::TunnelLost,
-                    format!("the connection to {} is lost: {why}", self.plan.place),
-                ));
+            let back = self
+                .come_back(&mut resume, &mapping, interrupts, why, open)
+                .await;
+            if leaves_session(&back) {
+                setup::release(&self.server, resume.session_id()).await;
             }
-            self.reporter.report(&Event::Lost(Lost {
-                connections: open,
-                hold_ms: millis(resume.hold()),
-                message: format!("the connection to {} is lost: {why}", self.plan.place),
-            }));
-            let lost = Instant::now();
-            live = tokio::select! {
-                back = resume.come_back(&self.plan.specs, &mapping, self.server.timeout) => {
-                    back.map_err(|fault| fault.about(&self.plan.place))?
-                }
-                interrupt = interrupts.next() => match interrupt {
-                    Interrupt::Stop => return Ok(Finish::Stopped),
-                    Interrupt::Command(code) => return Ok(Finish::Command(code)),
-                    Interrupt::OutputClosed => return Err(interrupts::output_closed()),
-                },
-            };
-            self.reporter.report(&Event::Reconnected(Reconnected {
-                place: self.plan.place.to_string(),
-                after_ms: millis(lost.elapsed()),
-            }));
+            match back? {
+                ControlFlow::Continue(back) => live = back,
+                ControlFlow::Break(finish) => return Ok(finish),
+            }
         }
+    }
+
+    /// From a tunnel that was lost to the next, unless that is impossible or
+    /// something ends the forward meanwhile.
+    async fn come_back(
+        &self,
+        resume: &mut Resume,
+        mapping: &Mapping,
+        interrupts: &mut Interrupts,
+        why: String,
+        open: usize,
+    ) -> Result<ControlFlow<Finish, Live>, Fault> {
+        let message = format!("the connection to {} is lost: {why}", self.plan.place);
+        if !resume.is_possible() {
+            return Err(Fault::because(Reason::TunnelLost, message));
+        }
+        self.reporter.report(&Event::Lost(Lost {
+            connections: open,
+            hold_ms: millis(resume.hold()),
+            message,
+        }));
+        let lost = Instant::now();
+        let live = tokio::select! {
+            back = resume.come_back(&self.plan.specs, mapping, self.server.timeout) => {
+                back.map_err(|fault| fault.about(&self.plan.place))?
+            }
+            interrupt = interrupts.next() => return match interrupt {
+                Interrupt::Stop => Ok(ControlFlow::Break(Finish::Stopped)),
+                Interrupt::Command(code) => Ok(ControlFlow::Break(Finish::Command(code))),
+                Interrupt::OutputClosed => Err(interrupts::output_closed()),
+            },
+        };
+        self.reporter.report(&Event::Reconnected(Reconnected {
+            place: self.plan.place.to_string(),
+            after_ms: millis(lost.elapsed()),
+        }));
+        Ok(ControlFlow::Continue(live))
+    }
+}
+
+/// Whether a session is left behind that nobody will come back to: one that is
+/// served elsewhere now is not ours to end.
+fn leaves_session(back: &Result<ControlFlow<Finish, Live>, Fault>) -> bool {
+    match back {
+        Ok(ControlFlow::Continue(_)) => false,
+        Ok(ControlFlow::Break(_)) => true,
+        Err(fault) => fault.reason != Some(Reason::Superseded),
     }
 }
 

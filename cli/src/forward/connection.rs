@@ -3,6 +3,7 @@
 use super::control::ControlQueue;
 use super::dial::{self, Reached};
 use super::mapping::{Mapping, Route};
+use super::silence;
 use crate::report::{Closed, Connection, Event, Rejected, Reporter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -148,15 +149,24 @@ impl Shared {
         let Ok(stream) = incoming.accept() else {
             return closed(0, 0, Reason::PodReset.label());
         };
-        let relayed = match reached {
-            Reached::Tcp(socket) => relay(socket, stream, &self.options).await,
-            Reached::Unix(socket) => relay(socket, stream, &self.options).await,
+        let traffic = Traffic::below(&self.options.traffic);
+        let options = RelayOptions {
+            traffic: Arc::clone(&traffic),
+            ..self.options.clone()
         };
+        let relayed = async {
+            match reached {
+                Reached::Tcp(socket) => relay(socket, stream, &options).await,
+                Reached::Unix(socket) => relay(socket, stream, &options).await,
+            }
+        };
+        let moved = || traffic.from_socket() + traffic.to_socket();
+        let (relayed, silent) = silence::watch(relayed, moved, options.idle_timeout).await;
         tracing::debug!(connection = number, end = ?relayed.end, "connection ended");
         closed(
             relayed.to_socket,
             relayed.from_socket,
-            end_label(relayed.end, self.options.idle_timeout),
+            end_label(relayed.end, silent),
         );
     }
 
@@ -194,12 +204,12 @@ impl Shared {
     }
 }
 
-/// The word for how a connection ended.
-fn end_label(end: End, idle_timeout: Option<Duration>) -> &'static str {
+/// The word for how a connection ended that was `silent` before, or not.
+fn end_label(end: End, silent: bool) -> &'static str {
     match end {
         End::Clean => "clean",
         End::SocketReset => Reason::TargetReset.label(),
-        End::PeerReset(code) => reset_label(code, idle_timeout),
+        End::PeerReset(code) => reset_label(code, silent),
         End::Refused(reason) => reason.label(),
         End::TunnelLost => Reason::TunnelLost.label(),
         End::IdleTimeout => Reason::IdleTimeout.label(),
@@ -208,13 +218,14 @@ fn end_label(end: End, idle_timeout: Option<Duration>) -> &'static str {
 }
 
 /// The word for a reset by the node, from its HTTP/2 code.
-fn reset_label(code: u32, idle_timeout: Option<Duration>) -> &'static str {
+fn reset_label(code: u32, silent: bool) -> &'static str {
     if code == Reset::Cancel.code() {
         // The node gave up: its clock for silence ran out before ours, or the
         // session is over.
-        match idle_timeout {
-            Some(_) => Reason::IdleTimeout.label(),
-            None => Reason::Stopped.label(),
+        if silent {
+            Reason::IdleTimeout.label()
+        } else {
+            Reason::Stopped.label()
         }
     } else if code == Reset::Refused.code() {
         Reason::BufferLimit.label()

@@ -28,17 +28,21 @@ pub(super) struct Resume {
     url: StreamUrl,
     settings: Settings,
     session_id: String,
+    /// How long the user wants the listeners to be held: a server may promise
+    /// less, and what it promises beyond is not believed.
+    wanted: Duration,
     hold: Duration,
     /// Where the latest ticket leads; it is used up by the first answer.
     ticket: Option<StreamUrl>,
 }
 
 impl Resume {
-    pub(super) fn new(url: StreamUrl, settings: Settings, ready: &Ready) -> Self {
+    pub(super) fn new(url: StreamUrl, settings: Settings, ready: &Ready, wanted: Duration) -> Self {
         let mut resume = Self {
             url,
             settings,
             session_id: ready.session_id.clone(),
+            wanted,
             hold: Duration::ZERO,
             ticket: None,
         };
@@ -47,7 +51,7 @@ impl Resume {
     }
 
     fn renew(&mut self, ready: &Ready) {
-        self.hold = Duration::from_millis(ready.hold_ms);
+        self.hold = Duration::from_millis(ready.hold_ms).min(self.wanted);
         self.keep(&ready.tickets.clone().unwrap_or_default());
     }
 
@@ -60,7 +64,8 @@ impl Resume {
         &self.session_id
     }
 
-    /// How long the node holds the listeners.
+    /// How long the node holds the listeners, and we try to come back to them:
+    /// never longer than the user asked for.
     pub(super) fn hold(&self) -> Duration {
         self.hold
     }

@@ -16,7 +16,7 @@ use sternline_api::v1alpha1 as pb;
 use sternline_tunnel::Settings;
 use tokio::time::timeout;
 
-/// How long an attempt to free what a failed set-up left may take.
+/// How long an attempt to free listeners that nobody serves may take.
 const ABANDON: Duration = Duration::from_secs(1);
 
 /// What the call answered.
@@ -77,7 +77,7 @@ pub(super) async fn stream(server: &Server, plan: &Plan, opened: Opened) -> Resu
     }
     let mapping = Mapping::check(&plan.specs, &ready.bound)?;
     tracing::info!(hold_ms = ready.hold_ms, "the session is announced");
-    let resume = Resume::new(url, settings, &ready);
+    let resume = Resume::new(url, settings, &ready, plan.hold);
     Ok(Up {
         live,
         mapping,
@@ -92,6 +92,23 @@ pub(super) async fn abandon(client: &mut Client, session_id: String) {
     match timeout(ABANDON, stop).await {
         Ok(Ok(_)) => tracing::info!("the session is given up and its listeners are free"),
         Ok(Err(_)) | Err(_) => tracing::info!("the listeners are free once the token expires"),
+    }
+}
+
+/// Frees the listeners of a session whose tunnel is lost and that nobody will
+/// come back to. Where that fails, the server frees them when the hold is over.
+/// The call's own connection is long gone: this makes another.
+pub(super) async fn release(server: &Server, session_id: &str) {
+    let session_id = session_id.to_owned();
+    let stop = async {
+        let mut client = server.connect().await?;
+        let stop = client.stop_session(pb::StopSessionRequest { session_id });
+        server.answer(stop).await
+    };
+    match timeout(ABANDON, stop).await {
+        Ok(Ok(_)) => tracing::info!("the session is given up and its listeners are free"),
+        Ok(Err(fault)) => tracing::info!(%fault, "the listeners are free once the hold is over"),
+        Err(_) => tracing::info!("the listeners are free once the hold is over"),
     }
 }
 

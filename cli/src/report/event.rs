@@ -168,9 +168,9 @@ pub struct Ended {
     pub exit_code: u8,
     /// Connections that came in.
     pub connections: u64,
-    /// Bytes that the pod sent, of connections that are closed.
+    /// Bytes that the pod sent and targets took, of all connections.
     pub bytes_from_pod: u64,
-    /// Bytes that the pod received, of connections that are closed.
+    /// Bytes that targets sent, of all connections.
     pub bytes_to_pod: u64,
 }
 

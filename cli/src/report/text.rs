@@ -1,8 +1,9 @@
 //! Events as lines for people.
 
-use super::event::{Event, Lost, Ready};
+use super::event::{Closed, Event, Lost, Ready};
 use crate::span;
 use std::time::Duration;
+use sternline_api::Reason;
 
 /// A line and where it goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub(super) fn lines(event: &Event) -> Vec<Line> {
                 connection.port
             ))]
         }
+        Event::Closed(closed) if is_by_limit(closed) => vec![Line::Error(format!(
+            "connection for {} was ended: {}",
+            closed.port, closed.end
+        ))],
         Event::Closed(_) => Vec::new(),
         Event::Rejected(rejected) => vec![Line::Error(rejected.message.clone())],
         Event::Draining {
@@ -49,6 +54,14 @@ pub(super) fn lines(event: &Event) -> Vec<Line> {
         Event::Ended(ended) if !ended.is_failure() => Vec::new(),
         Event::Ended(ended) => vec![Line::Error(ended.message.clone())],
     }
+}
+
+/// Whether a limit ended a connection. Other ends are those of its two
+/// processes, or are told for all connections at once.
+fn is_by_limit(closed: &Closed) -> bool {
+    [Reason::BufferLimit, Reason::IdleTimeout]
+        .iter()
+        .any(|reason| reason.label() == closed.end)
 }
 
 fn forwarding(ready: &Ready) -> Vec<Line> {
@@ -122,6 +135,34 @@ mod tests {
                 "warning: the connection to the shim is lost; 2 open connections were reset; trying for 30s to come back".into()
             )]
         );
+    }
+
+    #[test]
+    fn of_the_ends_of_connections_those_by_a_limit_are_told() {
+        let closed = |end| {
+            lines(&Event::Closed(Closed {
+                connection: 1,
+                listener_id: 0,
+                port: 8080,
+                bytes_from_pod: 0,
+                bytes_to_pod: 0,
+                duration_ms: 0,
+                end,
+            }))
+        };
+        for end in ["buffer_limit", "idle_timeout"] {
+            let said = format!("connection for 8080 was ended: {end}");
+            assert_eq!(closed(end), [Line::Error(said)]);
+        }
+        for end in [
+            "clean",
+            "pod_reset",
+            "target_reset",
+            "stopped",
+            "tunnel_lost",
+        ] {
+            assert!(closed(end).is_empty(), "{end}");
+        }
     }
 
     #[test]

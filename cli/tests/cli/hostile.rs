@@ -453,6 +453,28 @@ async fn an_end_without_a_word_is_a_lost_connection() {
 }
 
 #[tokio::test]
+async fn a_hold_that_nobody_asked_for_is_not_believed() {
+    for (hold, told) in [(None, None), (Some("400ms"), Some(400))] {
+        let mut node = Node::announcing(u64::MAX, |ready| ready).await;
+        let mut args = [&FORWARD[..], &["-o", "json"]].concat();
+        args.extend(hold.iter().flat_map(|hold| ["--hold", hold]));
+        let mut program = Program::start(&node.fake, &args);
+        let tunnel = node.tunnel().await;
+        let ready = program.event().await;
+        assert_eq!(ready["hold_ms"].as_u64(), Some(told.unwrap_or(0)));
+        std::fs::remove_file(node.fake.dir.path().join("streaming.sock")).unwrap();
+        tunnel.cut();
+        if told.is_some() {
+            assert_eq!(program.event().await["hold_ms"].as_u64(), told);
+        }
+        assert_eq!(program.event().await["reason"], "tunnel_lost");
+        assert_eq!(program.end().await.code, 7);
+        // What the server holds nevertheless is given back.
+        assert_eq!(node.fake.requests().stopped, ["s1"]);
+    }
+}
+
+#[tokio::test]
 async fn a_control_message_without_bounds_ends_the_session() {
     let mut node = Node::start().await;
     let program = Program::start(&node.fake, &FORWARD);

@@ -6,6 +6,7 @@
 mod calls;
 mod forward;
 mod hostile;
+mod limits;
 mod resume;
 mod support;
 mod wrap;

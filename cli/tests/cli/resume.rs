@@ -92,6 +92,8 @@ async fn it_is_given_up_when_the_hold_is_over() {
     tunnel.cut();
     let run = program.end().await;
     run.failed(7, "did not come back while the listeners were held");
+    // The node's clock may be behind ours: nothing is left to it.
+    assert_eq!(node.fake.requests().stopped, ["s1"]);
     assert!((Duration::from_millis(200)..Duration::from_secs(4)).contains(&cut.elapsed()));
     let events: Vec<serde_json::Value> = run
         .stdout
@@ -165,6 +167,7 @@ async fn what_comes_back_must_be_what_was_there() {
         .end()
         .await
         .failed(1, "came back with other listeners");
+    assert_eq!(node.fake.requests().stopped, ["s1"]);
 }
 
 #[tokio::test]
@@ -196,4 +199,27 @@ async fn asked_to_stop_meanwhile_it_stops() {
     program.signal(Signal::SIGTERM);
     assert_eq!(program.event().await["reason"], "done");
     assert_eq!(program.end().await.code, 0);
+    // The hold is for those who come back.
+    assert_eq!(node.fake.requests().stopped, ["s1"]);
+}
+
+#[tokio::test]
+async fn a_command_that_ends_meanwhile_frees_the_listeners() {
+    let mut node = holding(60_000).await;
+    let running = node.fake.dir.path().join("running");
+    std::fs::write(&running, "").unwrap();
+    let script = format!(
+        "while [ -e {} ]; do sleep 0.05; done; exit 3",
+        running.display()
+    );
+    let command = ["-o", "json", "--", "sh", "-c", &script];
+    let mut program = Program::start(&node.fake, &[&HELD[..], &command].concat());
+    let tunnel = node.tunnel().await;
+    assert_eq!(program.event().await["event"], "ready");
+    std::fs::remove_file(node.fake.dir.path().join("streaming.sock")).unwrap();
+    tunnel.cut();
+    assert_eq!(program.event().await["event"], "lost");
+    std::fs::remove_file(running).unwrap();
+    assert_eq!(program.end().await.code, 3);
+    assert_eq!(node.fake.requests().stopped, ["s1"]);
 }

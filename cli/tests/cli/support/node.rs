@@ -4,6 +4,7 @@ use super::fake::{Fake, Raw, bound};
 use super::soon;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use sternline_api::v1alpha1 as pb;
 use sternline_api::v1alpha1::control_message::Event;
 use sternline_tunnel::budget::ProcessBudget;
@@ -42,6 +43,24 @@ impl Node {
         hold_ms: u64,
         change: impl Fn(pb::Ready) -> pb::Ready + Send + Sync + 'static,
     ) -> Self {
+        Self::with(limits(), hold_ms, change).await
+    }
+
+    /// One that states that it ends connections that are silent for so long.
+    pub async fn impatient(idle: Duration) -> Self {
+        let idle_timeout_ms = idle.as_millis().try_into().unwrap();
+        let limits = pb::Limits {
+            idle_timeout_ms,
+            ..limits()
+        };
+        Self::with(limits, 0, |ready| ready).await
+    }
+
+    async fn with(
+        limits: pb::Limits,
+        hold_ms: u64,
+        change: impl Fn(pb::Ready) -> pb::Ready + Send + Sync + 'static,
+    ) -> Self {
         let (found, tunnels) = mpsc::channel(8);
         let asked: Arc<Mutex<Vec<pb::Bound>>> = Arc::default();
         let (asked_by_call, asked_by_stream) = (Arc::clone(&asked), asked);
@@ -52,7 +71,7 @@ impl Node {
                 Ok(pb::ReversePortForwardResponse {
                     session_id: "s1".into(),
                     bound: bound(&request),
-                    limits: Some(limits()),
+                    limits: Some(limits),
                     ..pb::ReversePortForwardResponse::default()
                 })
             })
@@ -66,7 +85,7 @@ impl Node {
                     let ready = pb::Ready {
                         session_id: "s1".into(),
                         bound: asked.lock().await.clone(),
-                        limits: Some(limits()),
+                        limits: Some(limits),
                         hold_ms,
                         tickets: Some(pb::Tickets {
                             join: "JOIN-SECRET".into(),
@@ -96,7 +115,8 @@ pub struct Tunnel {
     pub sender: ControlSender,
     pub receiver: ControlReceiver,
     pub driver: JoinHandle<Result<(), sternline_tunnel::TunnelError>>,
-    options: RelayOptions,
+    /// What connections that are made from now on are relayed with.
+    pub options: RelayOptions,
 }
 
 impl Tunnel {
