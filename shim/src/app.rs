@@ -14,7 +14,9 @@ use crate::session::{Shared, Spare};
 use crate::streaming::{self, StreamingListener};
 use anyhow::Context as _;
 use serde::Serialize;
+use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic_health::server::HealthReporter;
 
 /// How long all sessions together may take to end at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -103,6 +106,10 @@ impl App {
                 Some((listener, exporter))
             }
         };
+        if let Some(path) = &config.ready_file {
+            // One that a killed shim left says what is not so.
+            let _ = std::fs::remove_file(path);
+        }
         let (streaming, base) = bind_streaming(&config.streaming_address).await?;
         let call = UnixEndpoint::bind(&config.socket)
             .with_context(|| format!("--socket {}", config.socket.display()))?;
@@ -133,7 +140,15 @@ impl App {
         let tasks = TaskTracker::new();
         if let Some((listener, exporter)) = self.metrics {
             let binder = Arc::clone(&self.binder);
-            tasks.spawn(observe::serve(listener, exporter, binder, stop.clone()));
+            let registry = Arc::clone(&self.shared.registry);
+            tasks.spawn(exporter.clone().keep_up(stop.clone()));
+            tasks.spawn(observe::serve(
+                listener,
+                exporter,
+                binder,
+                registry,
+                stop.clone(),
+            ));
         }
         let (streaming, _streaming_endpoint) = self.streaming;
         tasks.spawn(streaming::serve(
@@ -147,7 +162,7 @@ impl App {
             self.addresses.streaming.clone(),
         );
         let (call, _call_endpoint) = self.call;
-        let call = serve_call(call, service, stop.clone()).await?;
+        let (health, call) = serve_call(call, service, stop.clone()).await?;
         let mut call = tokio::spawn(call);
         if let Some(path) = &self.config.ready_file {
             write_ready_file(path, &self.addresses)?;
@@ -165,6 +180,9 @@ impl App {
             }
         }
         self.shared.registry.close();
+        health
+            .set_not_serving::<ReversePortForwardServiceServer<Service>>()
+            .await;
         end_all(&self.shared).await;
         stop.cancel();
         tasks.close();
@@ -232,7 +250,10 @@ async fn serve_call(
     listener: UnixListener,
     service: Service,
     stop: CancellationToken,
-) -> anyhow::Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send> {
+) -> anyhow::Result<(
+    HealthReporter,
+    impl Future<Output = Result<(), tonic::transport::Error>> + Send,
+)> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<ReversePortForwardServiceServer<Service>>()
@@ -241,21 +262,25 @@ async fn serve_call(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let service = ReversePortForwardServiceServer::new(service).max_decoding_message_size(MAX_CALL);
-    Ok(tonic::transport::Server::builder()
+    let serving = tonic::transport::Server::builder()
         .timeout(CALL_TIMEOUT)
         .concurrency_limit_per_connection(64)
         .max_concurrent_streams(Some(64))
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
+    Ok((health, serving))
 }
 
 /// Written whole or not at all: whoever waits for it may read it at once.
 fn write_ready_file(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
-    let new = path.with_extension("new");
-    let text = serde_json::to_string(addresses)?;
-    std::fs::write(&new, text + "\n")
+    let text = serde_json::to_string(addresses)? + "\n";
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    // Never through a link that somebody left there.
+    let _ = std::fs::remove_file(&new);
+    File::create_new(&new)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
         .and_then(|()| std::fs::rename(&new, path))
         .with_context(|| format!("--ready-file {}", path.display()))
 }

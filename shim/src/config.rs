@@ -42,13 +42,12 @@ pub struct Config {
     )]
     pub streaming_address: StreamingAddress,
 
-    /// CRI socket of the container runtime.
+    /// CRI socket of the container runtime. Not used with --standalone.
     #[arg(
         long,
         value_name = "ENDPOINT",
         env = "CONTAINER_RUNTIME_ENDPOINT",
-        default_value = "unix:///run/containerd/containerd.sock",
-        conflicts_with = "standalone"
+        default_value = "unix:///run/containerd/containerd.sock"
     )]
     pub runtime_endpoint: String,
 

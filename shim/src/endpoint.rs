@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
@@ -10,6 +12,8 @@ use tokio::net::UnixListener;
 #[derive(Debug)]
 pub struct UnixEndpoint {
     path: PathBuf,
+    /// Which file it is: another process may have put its own there since.
+    file: (u64, u64),
 }
 
 impl UnixEndpoint {
@@ -44,7 +48,8 @@ impl UnixEndpoint {
             Ok(_) => {}
         }
         // Bound under another name first: nobody connects before the mode is set.
-        let hidden = path.with_extension(format!("{}.new", std::process::id()));
+        // Short, because the kernel takes some hundred bytes of path only.
+        let hidden = path.with_file_name(format!(".{}", std::process::id()));
         let _ = fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden)?;
         let moved = fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
@@ -53,19 +58,24 @@ impl UnixEndpoint {
             let _ = fs::remove_file(&hidden);
             return Err(error);
         }
-        Ok((
-            listener,
-            Self {
-                path: path.to_owned(),
-            },
-        ))
+        let file = identity(path)?;
+        let path = path.to_owned();
+        Ok((listener, Self { path, file }))
     }
 }
 
 impl Drop for UnixEndpoint {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 #[cfg(test)]
@@ -85,6 +95,17 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop((listener, endpoint));
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_successor_is_left_alone() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("s.sock");
+        let (listener, endpoint) = UnixEndpoint::bind(&path).expect("bound");
+        drop(listener);
+        let _successor = UnixEndpoint::bind(&path).expect("replaced");
+        drop(endpoint);
+        assert!(path.exists());
     }
 
     #[tokio::test]

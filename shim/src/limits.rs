@@ -56,6 +56,12 @@ impl Limits {
                 self.buffer_bytes_per_session, self.connections_per_session
             ));
         }
+        if self.buffer_bytes_per_node < self.buffer_bytes_per_session {
+            return Err(format!(
+                "--buffer-bytes-per-node {} is less than the {} of one session: raise it, or lower --buffer-bytes-per-session",
+                self.buffer_bytes_per_node, self.buffer_bytes_per_session
+            ));
+        }
         let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE).max(1);
         if u64::from(self.connections_per_node) > room {
             tracing::warn!(
@@ -156,6 +162,16 @@ mod tests {
         );
         let starved = Limits::default().validated(10).expect("sound");
         assert_eq!(starved.connections_per_node, 1);
+    }
+
+    #[test]
+    fn a_node_has_buffers_for_a_session_at_least() {
+        let limits = Limits {
+            buffer_bytes_per_node: 0,
+            ..Limits::default()
+        };
+        let error = limits.validated(1 << 20).expect_err("too little");
+        assert!(error.contains("--buffer-bytes-per-node"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::Reason;
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,9 @@ const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0,
 ];
 
+/// How often samples of histograms are folded together.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Renders the metrics.
 #[derive(Clone)]
 pub struct Exporter {
@@ -102,6 +107,18 @@ impl Exporter {
         })
     }
 
+    /// Folds the samples of the histograms together, until `stop`. They would
+    /// pile up while nobody scrapes.
+    pub async fn keep_up(self, stop: CancellationToken) {
+        let fold = async {
+            loop {
+                sleep(UPKEEP).await;
+                self.handle.run_upkeep();
+            }
+        };
+        stop.run_until_cancelled(fold).await;
+    }
+
     /// The text that Prometheus reads.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -109,7 +126,6 @@ impl Exporter {
         counter!(BYTES, "direction" => "from_pod").absolute(self.traffic.from_socket());
         counter!(BYTES, "direction" => "to_pod").absolute(self.traffic.to_socket());
         gauge!(BUFFERED_BYTES).set(self.budget.used() as f64);
-        self.handle.run_upkeep();
         self.handle.render()
     }
 }
@@ -159,6 +175,12 @@ impl Drop for Active {
 pub fn connection_ended(status: &'static str, open: Duration) {
     counter!(CONNECTIONS, "status" => status).increment(1);
     histogram!(CONNECTION_SECONDS).record(open);
+}
+
+/// A connection was turned away before it was forwarded: it has no duration.
+pub fn connection_rejected(reason: Reason) {
+    counter!(CONNECTIONS, "status" => reason.label()).increment(1);
+    rejected(reason);
 }
 
 /// Something was turned away.

@@ -2,6 +2,7 @@
 
 use crate::binder::Binder;
 use crate::metrics::Exporter;
+use crate::registry::Registry;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -27,6 +28,7 @@ pub async fn serve(
     listener: TcpListener,
     exporter: Exporter,
     binder: Arc<dyn Binder>,
+    registry: Arc<Registry>,
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -38,8 +40,9 @@ pub async fn serve(
                 continue;
             };
             let (exporter, binder, stop) = (exporter.clone(), Arc::clone(&binder), stop.clone());
+            let registry = Arc::clone(&registry);
             tokio::spawn(async move {
-                let service = service_fn(|request| answer(request, &exporter, &*binder));
+                let service = service_fn(|request| answer(request, &exporter, &*binder, &registry));
                 let http = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(5))
@@ -59,6 +62,7 @@ async fn answer(
     request: Request<Incoming>,
     exporter: &Exporter,
     binder: &dyn Binder,
+    registry: &Registry,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()));
@@ -66,6 +70,10 @@ async fn answer(
     Ok(match request.uri().path() {
         "/metrics" => text(StatusCode::OK, exporter.render()),
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" if registry.is_closed() => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "shutting down\n".to_owned(),
+        ),
         "/readyz" => match binder.status().await.trouble {
             None => text(StatusCode::OK, "ok\n".to_owned()),
             Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),

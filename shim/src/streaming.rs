@@ -1,6 +1,7 @@
 //! The streaming endpoint: HTTP/1.1 until the Upgrade, then a tunnel.
 
 mod upgrade;
+mod waiting;
 
 use crate::metrics;
 use crate::session::{Arrival, Shared};
@@ -17,11 +18,11 @@ use sternline_api::protocol::{PROTOCOL_HEADER, SESSIONS_PATH, STREAM_PROTOCOLS};
 use sternline_api::{Failure, Reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use upgrade::Form;
+use waiting::{Place, Waiting};
 
 /// How long a client may take to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,8 +33,8 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Connections that may be on their way to a tunnel at once. Each takes a
-/// descriptor out of those kept back from forwarded connections.
+/// Connections that may be on their way to a tunnel at once, see [`waiting`].
+/// Each takes a descriptor out of those kept back from forwarded connections.
 const MAX_PENDING: usize = 256;
 
 /// How long to wait when the process cannot accept.
@@ -50,32 +51,24 @@ pub enum StreamingListener {
 /// Serves until `stop`.
 pub async fn serve(listener: StreamingListener, shared: Arc<Shared>, stop: CancellationToken) {
     let tasks = TaskTracker::new();
-    let pending = Arc::new(Semaphore::new(MAX_PENDING));
+    let mut waiting = Waiting::new(MAX_PENDING);
     loop {
-        // A full endpoint leaves newcomers to the kernel's queue.
-        let permit = tokio::select! {
-            () = stop.cancelled() => break,
-            permit = Arc::clone(&pending).acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener) => accepted,
+        };
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = waiting.place() => place,
         };
         let (shared, stop) = (Arc::clone(&shared), stop.clone());
         match accepted {
             Ok(Accepted::Tcp(io)) => {
                 let _ = io.set_nodelay(true);
-                tasks.spawn(async move {
-                    connection(io, shared, stop).await;
-                    drop(permit);
-                });
+                tasks.spawn(connection(io, shared, place, stop));
             }
             Ok(Accepted::Unix(io)) => {
-                tasks.spawn(async move {
-                    connection(io, shared, stop).await;
-                    drop(permit);
-                });
+                tasks.spawn(connection(io, shared, place, stop));
             }
             Err(error) => {
                 tracing::warn!(%error, "streaming endpoint cannot accept, trying again");
@@ -102,13 +95,13 @@ async fn accept(listener: &StreamingListener) -> std::io::Result<Accepted> {
 }
 
 /// Serves one connection up to its Upgrade.
-async fn connection<IO>(io: IO, shared: Arc<Shared>, stop: CancellationToken)
+async fn connection<IO>(io: IO, shared: Arc<Shared>, place: Arc<Place>, stop: CancellationToken)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let upgrades = TaskTracker::new();
     let service = service_fn(|request| {
-        let response = respond::<IO>(request, &shared, &upgrades);
+        let response = respond::<IO>(request, &shared, &place, &upgrades);
         async { Ok::<_, Infallible>(response) }
     });
     let http = hyper::server::conn::http1::Builder::new()
@@ -131,6 +124,10 @@ where
     };
     tokio::select! {
         () = stop.cancelled() => {}
+        () = place.evicted() => {
+            tracing::debug!("a connection that showed no token made room for another");
+            metrics::failed(Reason::ProtocolError);
+        }
         served = timeout(UPGRADE_TIMEOUT, served) => if served.is_err() {
             tracing::debug!("a client was too slow to upgrade");
             metrics::failed(Reason::ProtocolError);
@@ -141,6 +138,7 @@ where
 fn respond<IO>(
     mut request: Request<Incoming>,
     shared: &Arc<Shared>,
+    place: &Place,
     upgrades: &TaskTracker,
 ) -> Response<Full<Bytes>>
 where
@@ -150,6 +148,7 @@ where
         Ok(admitted) => admitted,
         Err(refused) => return refused.into_response(),
     };
+    place.admit();
     let response = form.switching_protocols();
     let upgrade = hyper::upgrade::on(&mut request);
     upgrades.spawn(async move {

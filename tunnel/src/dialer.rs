@@ -134,7 +134,7 @@ impl Dialer {
     /// the workstation answered; [`crate::relay()`] does.
     ///
     /// # Errors
-    /// The workstation takes no more streams, or the tunnel is gone.
+    /// The tunnel is gone.
     pub async fn connect(&self, connect: ConnectRequest) -> Result<TunnelStream, TunnelError> {
         let request = Request::builder()
             .method(Method::CONNECT)

@@ -76,12 +76,15 @@ impl End {
     /// How the stream is to be reset for an end that we found.
     fn reset(self) -> Option<Code> {
         match self {
-            Self::SocketReset => Some(Code::CONNECT_ERROR),
-            Self::IdleTimeout => Some(Code::CANCEL),
-            Self::BufferLimit => Some(Code::REFUSED_STREAM),
-            Self::Refused(_) => Some(Code::CANCEL),
+            // Either side's socket: both rows of the table say the same.
+            Self::SocketReset => Some(Reason::PodReset),
+            Self::IdleTimeout => Some(Reason::IdleTimeout),
+            Self::BufferLimit => Some(Reason::BufferLimit),
+            // Answered, or given up: what is left of it is of no use.
+            Self::Refused(_) => return Some(Code::CANCEL),
             Self::Clean | Self::PeerReset(_) | Self::TunnelLost => None,
         }
+        .map(|reason| reason.reset().code().into())
     }
 }
 
@@ -174,16 +177,22 @@ pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOp
             idle.as_mut().poll(cx).map(|()| End::IdleTimeout)
         })
         .await;
-        if end == End::SocketReset && !progress.answered.load(Relaxed) {
+        let early = matches!(end, End::SocketReset | End::PeerReset(_));
+        if early && !progress.answered.load(Relaxed) {
             // A reset before the answer would meet HTTP/2's defence against
-            // rapid resets: a port scanner in the pod could end the tunnel.
+            // rapid resets: a port scanner in the pod could end the tunnel. And
+            // a refusal may be followed so closely by the peer's reset of the
+            // rest that the reset is seen first: it is the refusal that counts.
             let answered = poll_fn(|cx| match down.as_mut().poll(cx) {
+                Poll::Ready(Err(refused @ End::Refused(_))) => Poll::Ready(Some(refused)),
                 Poll::Pending if !progress.answered.load(Relaxed) => Poll::Pending,
-                _ => Poll::Ready(()),
+                _ => Poll::Ready(None),
             });
-            let _ = timeout(answer_timeout, answered).await;
+            let refused = timeout(answer_timeout, answered).await.ok().flatten();
+            refused.filter(|_| end != End::SocketReset).unwrap_or(end)
+        } else {
+            end
         }
-        end
     };
     if let Some(code) = end.reset() {
         send.send_reset(code);

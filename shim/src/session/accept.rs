@@ -1,15 +1,16 @@
 //! Accepts what processes in the pod connect, and forwards it.
 
 use super::rejections::Rejections;
-use super::spare;
 use super::tunnels::Picker;
 use super::{Session, Shared};
 use crate::metrics;
+use crate::netns::out_of_descriptors;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use sternline_api::Reason;
+use sternline_api::reason::Reset;
 use sternline_tunnel::budget::Budget;
 use sternline_tunnel::{ConnectRequest, End, RelayOptions, relay};
 use tokio::net::{TcpListener, TcpStream};
@@ -71,7 +72,7 @@ impl Forwarder {
                             tracing::warn!(%session, %bound, %error, "cannot accept, trying again");
                         }
                         failing = true;
-                        if spare::is_exhaustion(&error) && self.shared.spare.turn_away(&listener) {
+                        if out_of_descriptors(&error) && self.shared.spare.turn_away(&listener) {
                             self.count_rejection(Reason::DescriptorLimit, listener_id);
                             // One after the other, so that a storm leaves time
                             // for the connections that are open.
@@ -118,8 +119,7 @@ impl Forwarder {
     /// Counts a connection that was turned away, for the operator and for the
     /// client.
     fn count_rejection(&self, reason: Reason, listener_id: u32) {
-        metrics::rejected(reason);
-        metrics::connection_ended(reason.label(), Duration::ZERO);
+        metrics::connection_rejected(reason);
         self.session.counts.rejected_total.fetch_add(1, Relaxed);
         self.rejections.add(reason, listener_id);
     }
@@ -167,22 +167,23 @@ impl Forwarder {
             end = ?relayed.end,
             "connection ended"
         );
-        open.ended(status(relayed.end));
+        open.ended(status(relayed.end, options.idle_timeout));
     }
 }
 
 /// The metrics' word for how a stream ended.
-fn status(end: End) -> &'static str {
+fn status(end: End, idle_timeout: Option<Duration>) -> &'static str {
     let reason = match end {
         End::Clean => return "ok",
         End::SocketReset => Reason::PodReset,
-        End::PeerReset(code) if code == sternline_api::reason::Reset::Connect.code() => {
-            Reason::TargetReset
-        }
-        End::PeerReset(code) if code == sternline_api::reason::Reset::Refused.code() => {
-            Reason::ConnectionLimit
-        }
-        End::PeerReset(_) => Reason::TargetFailed,
+        End::PeerReset(code) => match code {
+            code if code == Reset::Connect.code() => Reason::TargetReset,
+            code if code == Reset::Refused.code() => Reason::BufferLimit,
+            // Its clock for silence ran out before ours, or it is leaving.
+            code if code == Reset::Cancel.code() && idle_timeout.is_some() => Reason::IdleTimeout,
+            code if code == Reset::Cancel.code() => Reason::Stopped,
+            _ => Reason::TargetFailed,
+        },
         End::Refused(reason) => reason,
         End::TunnelLost => Reason::TunnelLost,
         End::IdleTimeout => Reason::IdleTimeout,

@@ -342,7 +342,16 @@ impl Actor {
     }
 
     fn tell_rejections(&mut self) {
-        for ((reason, listener_id), count) in self.forwarder.rejections.take() {
+        let room = self.control.as_ref().map_or(0, Control::spare_room);
+        let rejections = self.forwarder.rejections.take();
+        for (n, ((reason, listener_id), count)) in rejections.into_iter().enumerate() {
+            if n >= room {
+                // The rest waits for the next time: what the pod provokes must
+                // not cost the client its session.
+                let rejections = &self.forwarder.rejections;
+                rejections.put_back((reason, listener_id), count);
+                continue;
+            }
             tracing::debug!(%reason, listener_id, count, "connections turned away");
             self.tell(Event::Rejected(pb::Rejected {
                 reason: reason.label().to_owned(),

@@ -25,6 +25,14 @@ pub(super) struct Control {
     pub(super) cut_off: bool,
 }
 
+impl Control {
+    /// Events that may be sent and still leave room for those that matter more,
+    /// the last one above all.
+    pub(super) fn spare_room(&self) -> usize {
+        self.outbox.capacity().saturating_sub(OUTBOX / 4)
+    }
+}
+
 /// What a control stream brings.
 #[derive(Debug)]
 pub(super) enum Heard {

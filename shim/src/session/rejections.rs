@@ -16,6 +16,12 @@ impl Rejections {
         *counts.entry((reason, listener_id)).or_default() += 1;
     }
 
+    /// So many that could not be told.
+    pub(super) fn put_back(&self, (reason, listener_id): (Reason, u32), count: u64) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry((reason, listener_id)).or_default() += count;
+    }
+
     /// What there is to tell, and starts again from nothing.
     pub(super) fn take(&self) -> BTreeMap<(Reason, u32), u64> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))

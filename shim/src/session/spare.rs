@@ -5,7 +5,6 @@
 //! spare one up for a moment makes room to accept it and reset it.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,15 +36,6 @@ impl Spare {
     }
 }
 
-/// Whether the process, or the machine, has no descriptors left.
-pub(super) fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EMFILE | Errno::ENFILE)
-    )
-}
-
 fn open() -> Option<File> {
     File::open("/dev/null").ok()
 }
@@ -53,7 +43,7 @@ fn open() -> Option<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
+    use std::io::{self, Read as _};
     use std::net::{TcpListener, TcpStream};
 
     #[test]

@@ -55,9 +55,14 @@ async fn copy<S: Socket>(
             .map_err(|_| End::SocketReset)?;
         let room = or_reset(send, poll_fn(|cx| in_flight.poll_room(send_buffer, cx))).await?;
         let want = capacity(send, size.min(room)).await?.min(size).min(room);
-        let mut charge = match options.budget.try_charge(want) {
-            Some(charge) => charge,
-            None => or_reset(send, options.budget.charge(want)).await?,
+        let (mut charge, want) = match options.budget.try_charge(want) {
+            Some(charge) => (charge, want),
+            None => {
+                // With little left a small read goes on where a large one would
+                // wait for as long as others hoard.
+                let least = want.min(FIRST_READ);
+                (or_reset(send, options.budget.charge(least)).await?, least)
+            }
         };
         let mut buffer = BytesMut::with_capacity(want);
         match socket.try_read(&mut (&mut buffer).limit(want)) {

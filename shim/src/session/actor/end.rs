@@ -22,6 +22,10 @@ impl Actor {
         self.tickets.take_back();
         // Waited for: what was bound a moment ago is free when this returns.
         self.setups.shutdown().await;
+        // The visit to the namespace cannot be cut short, only what it bound
+        // dropped.
+        let bound = async { while self.changes.join_next().await.is_some() {} };
+        let _ = timeout(CANCELLED, bound).await;
         self.changes.shutdown().await;
         self.forwarder.ended.cancel();
         self.forwarder.tasks.close();
