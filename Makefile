@@ -6,6 +6,8 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 
 STAGE := .ci/stage
+# One list of programs everywhere: another would build them with other features.
+BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
@@ -16,8 +18,8 @@ help: ## list these targets
 build-tools: ## make sure that cargo and a C compiler are there
 	@demo/need-build-tools.sh
 
-build: build-tools ## build the shim and the command line, optimised, into target/release
-	cargo build --release --locked -p sternline-shim -p sternline-cli --bins
+build: build-tools ## build the programs, optimised, into target/release
+	$(BUILD)
 
 demo: ## one forward end to end on this machine, narrated; as root or not
 	@demo/run.sh
@@ -26,13 +28,13 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 	@$(STAGE) "format" cargo fmt --all --check
 	@$(STAGE) "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 	@$(STAGE) "API docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
-	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --exclude sternline-demo --locked --test pages
+	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --locked --test pages
 	@$(STAGE) "dependencies" .ci/deny
 
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
 	@$(STAGE) "test dependencies" hack/install-test-deps
-	@$(STAGE) "build" cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
-	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --exclude sternline-demo --locked --no-fail-fast
+	@$(STAGE) "build" $(BUILD)
+	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --locked --no-fail-fast
 	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
 	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)
-	@$(STAGE) "demo" cargo test --release --locked -p sternline-demo
+	@$(STAGE) "demo" demo/run.sh

@@ -1,7 +1,7 @@
 //! Runs the demo as built, as root and not, to its end and cut short.
 //!
 //! The shim and the command line must have been built into the same directory:
-//! `make test` does, by hand it is `cargo build --workspace --bins`.
+//! a test of the workspace does, by hand it is `cargo build --workspace --bins`.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
