@@ -8,7 +8,8 @@ use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
 use crate::support::{is_at_least, same};
 use anyhow::{Result, ensure};
-use std::time::Duration;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
 use sternline_e2e::report::{Echo, Holding, Many, Storm, Written};
 
 themed! {
@@ -17,6 +18,7 @@ themed! {
         a_target_that_does_not_read_stalls_only_itself,
         every_stream_stalled_stays_within_the_budget,
         a_session_that_hoards_does_not_starve_another,
+        a_forward_that_stops_reading_under_a_flood_is_dropped_in_time,
         a_thousand_resets_at_once_leave_the_session_usable,
         single_bytes_to_a_stalled_target_leave_the_session_usable;
     container runtimes:
@@ -112,6 +114,36 @@ async fn every_stream_stalled_stays_within_the_budget(stage: &mut Stage) -> Resu
     within_budget("the forward", idle.1, forward.usage()?)
 }
 
+async fn a_forward_that_stops_reading_under_a_flood_is_dropped_in_time(
+    stage: &mut Stage,
+) -> Result<()> {
+    let target = Target::start(Manner::Stall).await?;
+    let pod = stage.pod("web").await?;
+    let shim = stage.shim("--ping-interval 500ms").await?;
+    let words = format!("8080:{}", target.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+    let idle = shim.usage()?;
+    forward.signal(Signal::SIGSTOP)?;
+    let frozen = Instant::now();
+    // Enough to fill the link and every buffer before it.
+    let flood = "stall --to 127.0.0.1:8080 --flood true --connections 64";
+    let stalled = pod.spawn(flood).await?;
+
+    // Two PINGs missed, and room for a busy machine.
+    shim.idle(Duration::from_secs(4)).await?;
+
+    ensure!(
+        frozen.elapsed() < Duration::from_secs(4),
+        "took {:?}",
+        frozen.elapsed()
+    );
+    within_budget("the shim", idle, shim.usage()?)?;
+    forward.signal(Signal::SIGCONT)?;
+    same("exit code", forward.exit(SOON).await?.code, 7)?;
+    drop(stalled);
+    Ok(())
+}
+
 async fn a_session_that_hoards_does_not_starve_another(stage: &mut Stage) -> Result<()> {
     let (echo, bad) = (
         Target::start(Manner::Echo).await?,
@@ -119,7 +151,8 @@ async fn a_session_that_hoards_does_not_starve_another(stage: &mut Stage) -> Res
     );
     let pod = stage.pod("web").await?;
     let node_budget = 32 * MIB;
-    let flags = format!("--buffer-bytes-per-node {node_budget}");
+    let flags =
+        format!("--buffer-bytes-per-node {node_budget} --buffer-bytes-per-session {node_budget}");
     let shim = stage.shim(&flags).await?;
     let words = format!("8080:{}", echo.port());
     let modest = stage.forward(&shim, &pod, &words).await?;

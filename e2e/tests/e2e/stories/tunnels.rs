@@ -100,14 +100,15 @@ async fn a_ticket_takes_the_place_of_a_tunnel_that_still_lives(stage: &mut Stage
     let mut newer = up.redeem(&up.tickets.resume).await?;
 
     newer.ready().await?;
-    // The old one is told, or just closed; it carries nothing more.
+    // The old one is told why, and carries nothing more.
     let mut last = None;
     while let Some(event) = up.tunnel.event().await? {
         last = Some(event);
     }
-    if let Some(Event::Ending(ending)) = last {
-        same("reason", ending.code.as_str(), "superseded")?;
-    }
+    let Some(Event::Ending(ending)) = last else {
+        bail!("the old tunnel's last event was {last:?}, not that it was superseded");
+    };
+    same("reason", ending.code.as_str(), "superseded")?;
     let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
     same("tunnels", shim.sessions().await?[0].tunnels, 1)
 }
