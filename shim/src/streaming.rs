@@ -111,7 +111,6 @@ where
         // Without this, hyper reads on while a response is made, and what a
         // client sent too early could not be told from what came in time.
         .half_close(true)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let served = async {
@@ -235,6 +234,8 @@ impl Refused {
             failure.reason.http()
         };
         let headers = response.headers_mut();
+        // One request a connection; on the 101 this would mislead proxies.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
         if method {
@@ -244,7 +245,7 @@ impl Refused {
             // RFC 9110, section 15.5.22.
             let offered = HeaderValue::from_static("sternline, websocket");
             headers.insert(header::UPGRADE, offered);
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         if failure.reason == Reason::VersionUnsupported
             && let Ok(supported) = HeaderValue::from_str(&STREAM_PROTOCOLS.join(", "))

@@ -172,6 +172,11 @@ async fn both_forms_carry_connections() {
     let head = head_of(&mut io).await;
     assert_eq!(head.status, 101);
     assert!(
+        head.text.contains("connection: upgrade\r\n"),
+        "a proxy may take anything more for its own: {}",
+        head.text
+    );
+    assert!(
         head.text.contains("s3pplmbitxaq9kygzzhzrbk+xoo="),
         "{}",
         head.text
