@@ -1,0 +1,5 @@
+//! `sternline-reference`.
+
+fn main() -> std::process::ExitCode {
+    sternline_reference::main()
+}

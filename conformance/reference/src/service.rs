@@ -1,0 +1,394 @@
+//! The call.
+
+use crate::{
+    bind,
+    node::{Asked, Kind, LIMITS, Node, lock},
+    session::Session,
+};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use sternline_api::{
+    Failure, Reason,
+    protocol::{API_VERSION, STREAM_PROTOCOL},
+    v1alpha1::{
+        self as pb,
+        reverse_port_forward_service_server::{
+            ReversePortForwardService, ReversePortForwardServiceServer,
+        },
+        target::By,
+    },
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+/// Serves until the program ends.
+pub(crate) async fn serve(socket: UnixListener, node: Arc<Node>) -> io::Result<()> {
+    tonic::transport::Server::builder()
+        .add_service(ReversePortForwardServiceServer::new(Service(node)))
+        .serve_with_incoming(UnixListenerStream::new(socket))
+        .await
+        .map_err(io::Error::other)
+}
+
+struct Service(Arc<Node>);
+
+fn fail<T>(reason: Reason, message: &str) -> Result<T, Failure> {
+    Err(Failure::new(reason, message))
+}
+
+impl Service {
+    fn status(&self, failure: Failure) -> Status {
+        match self.0.faults.has("no-reason-word") {
+            true => Status::new(failure.reason.grpc(), failure.message),
+            false => failure.into(),
+        }
+    }
+
+    fn has(&self, fault: &str) -> bool {
+        self.0.faults.has(fault)
+    }
+
+    fn limits(&self) -> pb::Limits {
+        match self.has("limits-zero") {
+            true => pb::Limits {
+                buffer_bytes_per_node: 0,
+                ..LIMITS
+            },
+            false => LIMITS,
+        }
+    }
+
+    fn check(
+        &self,
+        request: &pb::ReversePortForwardRequest,
+    ) -> Result<(String, Vec<Asked>), Failure> {
+        let sandbox = match request
+            .target
+            .as_ref()
+            .and_then(|target| target.by.as_ref())
+        {
+            Some(By::Pod(_)) if self.has("pod-invalid") => {
+                return fail(Reason::InvalidRequest, "no pods");
+            }
+            Some(By::Pod(_)) => return fail(Reason::Forbidden, "pods are for gateways"),
+            Some(By::SandboxId(id)) if !id.is_empty() => id.clone(),
+            _ if self.has("missing-target-internal") => {
+                return fail(Reason::Internal, "no sandbox");
+            }
+            _ => return fail(Reason::InvalidRequest, "the request names no sandbox"),
+        };
+        if request.requester.is_some() && !self.has("requester-honoured") {
+            return fail(Reason::Forbidden, "a requester is for gateways");
+        }
+        if !request.grant.is_empty() && !self.has("grant-honoured") {
+            return fail(Reason::Forbidden, "a grant is for gateways");
+        }
+        if request.listeners.is_empty() && !self.has("no-listeners-fine") {
+            return fail(Reason::InvalidRequest, "the request has no listeners");
+        }
+        let most = LIMITS.listeners_per_session as usize;
+        if request.listeners.len() > most && !self.has("ignores-listener-limit") {
+            return fail(Reason::ListenerLimit, "too many listeners");
+        }
+        let options = request.options.clone().unwrap_or_default();
+        if options.hold_ms > LIMITS.max_hold_ms && !self.has("hold-clamped") {
+            return fail(Reason::InvalidRequest, "the hold is too long");
+        }
+        if options.labels.len() > 16 && !self.has("many-labels") {
+            return fail(Reason::InvalidRequest, "too many labels");
+        }
+        let wrong = |(key, value): (&String, &String)| {
+            key.is_empty() || key.len() > 63 || value.len() > 253
+        };
+        if options.labels.iter().any(wrong) && !self.has("long-labels") {
+            return fail(Reason::InvalidRequest, "a label is too long");
+        }
+        let mut asked: Vec<Asked> = Vec::new();
+        for (id, listener) in (0..).zip(&request.listeners) {
+            let one = self.listener(id, listener)?;
+            let clash = asked.iter().any(|other| {
+                let overlap = match (one.ip, other.ip) {
+                    (Some(a), Some(b)) => {
+                        a == b
+                            || a.is_ipv4() == b.is_ipv4()
+                                && (a.is_unspecified() || b.is_unspecified())
+                    }
+                    (None, None) => true,
+                    (Some(ip), None) | (None, Some(ip)) => {
+                        ip.is_unspecified()
+                            || ip == Ipv4Addr::LOCALHOST
+                            || ip.is_ipv6() && ip.is_loopback()
+                    }
+                };
+                let same = one.port == other.port;
+                match one.port {
+                    0 => {
+                        self.has("zero-collides") && same && one.ip.is_some() && one.ip == other.ip
+                    }
+                    _ => same && overlap,
+                }
+            });
+            if clash && !self.has("collision-unchecked") {
+                return fail(Reason::InvalidRequest, "two listeners collide");
+            }
+            asked.push(one);
+        }
+        Ok((sandbox, asked))
+    }
+
+    fn listener(&self, id: u32, listener: &pb::Listener) -> Result<Asked, Failure> {
+        let tcp = match listener.protocol {
+            0 => !self.has("unset-protocol-refused"),
+            1 => true,
+            _ => self.has("any-protocol"),
+        };
+        if !tcp {
+            return fail(Reason::InvalidRequest, "not TCP");
+        }
+        let port = match u16::try_from(listener.port) {
+            Ok(port) => port,
+            Err(_) if self.has("port-wraps") => u16::try_from(listener.port % 65_536).unwrap_or(0),
+            Err(_) => return fail(Reason::InvalidRequest, "no such port"),
+        };
+        let ip = match listener.address.parse::<IpAddr>() {
+            _ if listener.address.is_empty() => None,
+            Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+                match self.has("mapped-unmapped") {
+                    true => v6.to_ipv4_mapped().map(IpAddr::V4),
+                    false => return fail(Reason::InvalidRequest, "a mapped address"),
+                }
+            }
+            Ok(ip) => Some(ip),
+            Err(_) if self.has("names-are-loopback") => None,
+            Err(_) => return fail(Reason::InvalidRequest, "not an IP address"),
+        };
+        let wide = ip.is_some_and(|ip| !ip.is_loopback());
+        if wide && !self.0.wide {
+            match self.has("wide-allowed-anyway") {
+                true => return Ok(Asked { id, ip: None, port }),
+                false => {
+                    return fail(
+                        Reason::WideBindDenied,
+                        "addresses beyond loopback are not allowed",
+                    );
+                }
+            }
+        }
+        Ok(Asked { id, ip, port })
+    }
+
+    async fn forward(
+        &self,
+        request: pb::ReversePortForwardRequest,
+    ) -> Result<pb::ReversePortForwardResponse, Failure> {
+        let (sandbox, asked) = self.check(&request)?;
+        let node = &self.0;
+        let (sandbox, path) = bind::find(&node.dir, &sandbox, &node.faults)?;
+        let here = node
+            .live()
+            .iter()
+            .filter(|session| session.sandbox == sandbox)
+            .count();
+        let resting = lock(&node.rests)
+            .iter()
+            .filter(|(name, port, at)| {
+                *name == sandbox && *port == 0 && at.elapsed() < Duration::from_millis(250)
+            })
+            .count();
+        let late = if self.has("session-slot-late") {
+            resting
+        } else {
+            0
+        };
+        if here + late >= LIMITS.sessions_per_sandbox as usize && !self.has("ignores-session-limit")
+        {
+            return fail(Reason::SessionLimit, "too many sessions in the sandbox");
+        }
+        let rests = lock(&node.rests).iter().any(|(name, port, at)| {
+            *name == sandbox
+                && at.elapsed() < Duration::from_secs(1)
+                && asked.iter().any(|one| one.port != 0 && one.port == *port)
+        });
+        if rests && self.has("port-rests") {
+            return fail(Reason::PortInUse, "the port rests");
+        }
+        let inside = || {
+            let (asked, faults) = (asked.clone(), Arc::clone(&node.faults));
+            bind::inside(&path, move || bind::all(&asked, &faults)).map_err(|error| {
+                Failure::new(Reason::NamespaceUnreachable, format!("{sandbox}: {error}"))
+            })
+        };
+        let mut bound = inside()?;
+        if bound
+            .as_ref()
+            .is_err_and(|failure| failure.reason == Reason::PortInUse)
+            && self.has("takes-over")
+        {
+            for session in node
+                .live()
+                .into_iter()
+                .filter(|session| session.sandbox == sandbox)
+            {
+                session.end(Reason::Superseded).await;
+            }
+            bound = inside()?;
+        }
+        let bound = bound?;
+        if self.has("also-on-node") {
+            for port in asked.iter().map(|one| one.port).filter(|port| *port != 0) {
+                if let Ok(socket) = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                    std::mem::forget(socket);
+                }
+            }
+        }
+        let mut options = request.options.unwrap_or_default();
+        options.hold_ms = options.hold_ms.min(LIMITS.max_hold_ms);
+        if self.has("labels-forgotten") {
+            options.labels.clear();
+        }
+        let session = Session::start(node, sandbox, bound, options)
+            .map_err(|error| Failure::new(Reason::Internal, error.to_string()))?;
+        let token = match node.issue(&session, Kind::First) {
+            Ok(token) => token,
+            Err(failure) => {
+                session.end(Reason::TokenLimit).await;
+                return Err(failure);
+            }
+        };
+        lock(&node.sessions).push(Arc::clone(&session));
+        let expires = crate::node::now_ms() + LIMITS.token_ttl_ms;
+        Ok(pb::ReversePortForwardResponse {
+            session_id: session.id.clone(),
+            url: format!("http://{}/v1alpha1/sessions/{token}", node.streaming),
+            bound: session.bound.clone(),
+            expires_at_ms: if self.has("expiry-in-seconds") {
+                expires / 1000
+            } else {
+                expires
+            },
+            limits: (!self.has("limits-missing")).then(|| self.limits()),
+        })
+    }
+
+    fn described(&self, session: &Session) -> pb::Session {
+        let tunnels = u32::try_from(lock(&session.tunnels).len()).unwrap_or(u32::MAX);
+        let state = match (session.was_redeemed(), tunnels) {
+            (false, _) if !self.has("list-not-waiting") => pb::SessionState::Waiting,
+            (true, 0) => pb::SessionState::Held,
+            _ => pb::SessionState::Active,
+        };
+        pb::Session {
+            session_id: session.id.clone(),
+            sandbox_id: session.sandbox.clone(),
+            state: state.into(),
+            bound: session.bound.clone(),
+            created_at_ms: session.created_ms,
+            labels: session.labels.clone(),
+            tunnels,
+            connections: match self.has("no-counts") {
+                true => 0,
+                false => session.connections.load(Ordering::Relaxed),
+            },
+            connections_total: session.total.load(Ordering::Relaxed),
+            ..Default::default()
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ReversePortForwardService for Service {
+    async fn reverse_port_forward(
+        &self,
+        request: Request<pb::ReversePortForwardRequest>,
+    ) -> Result<Response<pb::ReversePortForwardResponse>, Status> {
+        let answer = self.forward(request.into_inner()).await;
+        answer
+            .map(Response::new)
+            .map_err(|failure| self.status(failure))
+    }
+
+    async fn version(
+        &self,
+        _: Request<pb::VersionRequest>,
+    ) -> Result<Response<pb::VersionResponse>, Status> {
+        let mut answer = pb::VersionResponse {
+            name: "sternline-reference".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            api_versions: vec![API_VERSION.into()],
+            protocols: vec![STREAM_PROTOCOL.into()],
+        };
+        if self.has("version-empty") {
+            answer.protocols.clear();
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn status(
+        &self,
+        _: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let condition = |name: &str| pb::Condition {
+            r#type: name.into(),
+            status: true,
+            ..Default::default()
+        };
+        let conditions = vec![condition("Ready"), condition("RuntimeReachable")];
+        Ok(Response::new(pb::StatusResponse {
+            limits: Some(self.limits()),
+            conditions: if self.has("no-conditions") {
+                Vec::new()
+            } else {
+                conditions
+            },
+            runtime: "standalone".into(),
+            wide_bind_allowed: self.0.wide,
+            protocols: vec![pb::Protocol::Tcp.into()],
+            ..Default::default()
+        }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let only = request.into_inner().sandbox_id;
+        let live = self.0.live();
+        let sessions = live
+            .iter()
+            .filter(|session| session.sandbox.starts_with(&only) || self.has("list-all"))
+            .map(|session| self.described(session))
+            .collect();
+        Ok(Response::new(pb::ListSessionsResponse { sessions }))
+    }
+
+    async fn stop_session(
+        &self,
+        request: Request<pb::StopSessionRequest>,
+    ) -> Result<Response<pb::StopSessionResponse>, Status> {
+        let id = request.into_inner().session_id;
+        let live = self.0.live();
+        let prefix = id.len() >= 4 && !self.has("stop-whole-id");
+        let mut found = live
+            .iter()
+            .filter(|session| session.id == id || prefix && session.id.starts_with(&id));
+        match (found.next(), found.next()) {
+            (Some(session), None) => {
+                let sandbox = session.sandbox.clone();
+                session.end(Reason::Stopped).await;
+                if self.has("stop-stops-sandbox") {
+                    for other in live.iter().filter(|other| other.sandbox == sandbox) {
+                        other.end(Reason::Stopped).await;
+                    }
+                }
+            }
+            _ if self.has("stop-unknown-fine") => {}
+            _ => return Err(Status::not_found(format!("no session {id}"))),
+        }
+        Ok(Response::new(pb::StopSessionResponse {}))
+    }
+}

@@ -1,0 +1,213 @@
+//! Proof that the suite can fail. Needs root, for network namespaces.
+//!
+//! The reference implementation is judged once as it is, and once with each of
+//! its faults. From the table fault -> specs it follows which required spec no
+//! fault needs: without such a spec the suite would be as good.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use sternline_conformance::{Options, Report, judge};
+use sternline_reference::FAULTS;
+
+/// Faults that are judged at once. They mostly wait.
+const AT_ONCE: usize = 5;
+
+/// The reference implementation, running.
+struct Reference {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Reference {
+    fn start(arguments: &[&str]) -> io::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("netns"))?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sternline-reference"))
+            .arg("--socket")
+            .arg(dir.path().join("socket"))
+            .arg("--netns-dir")
+            .arg(dir.path().join("netns"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        if let Some(out) = child.stdout.take() {
+            BufReader::new(out).read_line(&mut line)?;
+        }
+        match line.trim() {
+            "ready" => Ok(Self { child, dir }),
+            other => Err(io::Error::other(format!("the reference said {other:?}"))),
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            endpoint: self.dir.path().join("socket"),
+            netns_dir: self.dir.path().join("netns"),
+            focus: Vec::new(),
+            skip: Vec::new(),
+            label: Vec::new(),
+            parallel: 8,
+            seed: 1,
+            timeout: Duration::from_secs(30),
+            patience: Duration::from_secs(2),
+            flake_attempts: 0,
+        }
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Judges the reference with a fault; the unfaulted one may be given a second
+/// attempt at nothing: it has to be right at once.
+async fn run(fault: Option<&str>, wide: bool, only: Vec<String>) -> Report {
+    let mut arguments = Vec::new();
+    arguments.extend(fault.map(|fault| ["--fault", fault]).into_iter().flatten());
+    if wide {
+        arguments.push("--allow-wide-bind");
+    }
+    let reference = Reference::start(&arguments).expect("the reference starts");
+    let mut options = reference.options();
+    options.focus = only;
+    let report = judge(&options, |_| {}).await;
+    report.expect("the environment can be used: is this root?")
+}
+
+fn failed(report: &Report) -> BTreeSet<&'static str> {
+    report.failures().map(|one| one.id).collect()
+}
+
+/// Fault -> required specs that caught it.
+type Matrix = BTreeMap<&'static str, BTreeSet<&'static str>>;
+
+async fn matrix() -> Matrix {
+    let queue: VecDeque<_> = FAULTS.iter().copied().collect();
+    let queue = Arc::new(Mutex::new(queue));
+    let found = Arc::new(Mutex::new(Matrix::new()));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (queue, found) = (Arc::clone(&queue), Arc::clone(&found));
+        workers.spawn(async move {
+            loop {
+                let next = queue.lock().expect("not poisoned").pop_front();
+                let Some((fault, wide)) = next else { return };
+                let first = failed(&run(Some(fault), wide, Vec::new()).await);
+                // What failed by chance alone does not fail again.
+                let again = first.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+                let caught = match again.is_empty() {
+                    true => first,
+                    false => &first & &failed(&run(Some(fault), wide, again).await),
+                };
+                found.lock().expect("not poisoned").insert(fault, caught);
+            }
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done.expect("a worker ends");
+    }
+    std::mem::take(&mut *found.lock().expect("not poisoned"))
+}
+
+/// Required specs that may be taken away without letting any fault escape.
+fn idle(matrix: &Matrix) -> BTreeSet<&'static str> {
+    let required = sternline_conformance::all()
+        .into_iter()
+        .filter(|spec| spec.level == sternline_conformance::Level::Required);
+    required
+        .map(|spec| spec.id)
+        .filter(|id| {
+            !matrix
+                .values()
+                .any(|caught| caught.len() == 1 && caught.contains(id))
+        })
+        .collect()
+}
+
+async fn test(out: &mut impl io::Write) -> io::Result<bool> {
+    let mut good = true;
+    for wide in [false, true] {
+        let report = run(None, wide, Vec::new()).await;
+        let wrong: Vec<_> = report
+            .judged
+            .iter()
+            .filter(|one| one.has_failed())
+            .collect();
+        writeln!(
+            out,
+            "unfaulted (wide: {wide}): {} specs, {} failed",
+            report.judged.len(),
+            wrong.len()
+        )?;
+        for one in wrong {
+            writeln!(out, "  {}: {:?}", one.id, one.outcome)?;
+            good = false;
+        }
+    }
+    let matrix = matrix().await;
+    writeln!(
+        out,
+        "\n{} faults, and the required specs that caught each:",
+        matrix.len()
+    )?;
+    for (fault, caught) in &matrix {
+        let specs: Vec<_> = caught.iter().copied().collect();
+        writeln!(out, "  {fault:28} {}", specs.join(", "))?;
+        good &= !caught.is_empty();
+    }
+    for (fault, _) in matrix.iter().filter(|(_, caught)| caught.is_empty()) {
+        writeln!(out, "ESCAPED: {fault}")?;
+    }
+    for id in idle(&matrix) {
+        writeln!(out, "IDLE: without {id} every fault would still be caught")?;
+        good = false;
+    }
+    Ok(good)
+}
+
+/// Names of the tests, for `cargo test -- --list` and filters.
+const NAME: &str = "every_fault_is_caught_and_every_required_spec_is_needed";
+
+fn main() -> ExitCode {
+    if let Some(code) = sternline_conformance::probe_if_asked() {
+        return code;
+    }
+    let mut out = io::stdout();
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--list") {
+        let _ = writeln!(out, "{NAME}: test");
+        return ExitCode::SUCCESS;
+    }
+    let filter = words.iter().find(|word| !word.starts_with('-'));
+    if filter.is_some_and(|word| !NAME.contains(word.as_str())) {
+        return ExitCode::SUCCESS;
+    }
+    if !Path::new("/proc/self/ns/net").exists() {
+        let _ = writeln!(out, "this machine has no network namespaces");
+        return ExitCode::FAILURE;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let good = runtime.block_on(test(&mut out)).expect("standard output");
+    let _ = writeln!(
+        out,
+        "test {NAME} ... {}",
+        if good { "ok" } else { "FAILED" }
+    );
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,5 @@
+//! `sternline-conformance`.
+
+fn main() -> std::process::ExitCode {
+    sternline_conformance::main()
+}

@@ -1,0 +1,39 @@
+//! The specs, by theme. Each file holds a table of prose and the steps to it.
+
+mod call;
+mod control;
+mod ends;
+mod limits;
+mod listen;
+mod pod;
+mod sessions;
+mod streams;
+mod targets;
+mod tokens;
+mod tunnel;
+mod upgrade;
+mod validation;
+mod websocket;
+
+use crate::spec::Spec;
+
+/// Every spec, theme by theme.
+pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
+    [
+        validation::SPECS,
+        call::SPECS,
+        tokens::SPECS,
+        listen::SPECS,
+        upgrade::SPECS,
+        websocket::SPECS,
+        tunnel::SPECS,
+        control::SPECS,
+        streams::SPECS,
+        targets::SPECS,
+        sessions::SPECS,
+        ends::SPECS,
+        limits::SPECS,
+    ]
+    .into_iter()
+    .flatten()
+}

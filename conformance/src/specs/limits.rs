@@ -1,0 +1,126 @@
+//! Limits, as `Status` tells them (§6.4, §11).
+
+use super::pod;
+use crate::{
+    context::{Context, Forward, request, tcp},
+    spec::{Spec, spec},
+    verdict::{Step, check, skip},
+};
+use sternline_api::v1alpha1::control_message::Event;
+use tokio::net::TcpStream;
+use tonic::Code::ResourceExhausted;
+
+pub(super) const SPECS: &[Spec] = &[
+    spec!(required "limit.connections", "6.4", [], "One connection more than limits.connections_per_session is reset.", connections),
+    spec!(required "limit.rejected-event", "6.4", [], "A connection that is turned away is told in rejected, with connection_limit.", rejected_event),
+    spec!(required "limit.connection-returned", "6.4", [], "A connection that ended makes room for another.", connection_returned),
+    spec!(required "limit.listeners", "11", [], "One listener more than limits.listeners_per_session fails with listener_limit.", listeners),
+    spec!(required "limit.sessions", "11", [], "One session more than limits.sessions_per_sandbox fails with session_limit.", sessions),
+    spec!(required "limit.session-returned", "11", [], "A session that ended makes room for another.", session_returned),
+];
+
+type Pairs = Vec<(TcpStream, crate::wire::stream::Stream)>;
+
+/// A session with as many connections as it may have.
+async fn full(context: &Context) -> Step<(Forward, Pairs)> {
+    let most = context.limits().connections_per_session;
+    if most > 512 {
+        return skip(format!("{most} connections are too many to try"));
+    }
+    let forward = context.forward().await?;
+    let mut pairs = Vec::new();
+    for _ in 0..most {
+        pairs.push(forward.connect().await?);
+    }
+    context.step(format!("{most} connections are open"));
+    Ok((forward, pairs))
+}
+
+async fn connections(context: &Context) -> Step {
+    let (forward, _pairs) = full(context).await?;
+    match forward.pod.try_connect(forward.address).await? {
+        Ok(mut one_more) => pod::reset(&mut one_more, context.patience).await,
+        // Reset before the connect returned.
+        Err(_) => Ok(()),
+    }
+}
+
+async fn rejected_event(context: &Context) -> Step {
+    let (forward, _pairs) = full(context).await?;
+    let _one_more = forward.pod.try_connect(forward.address).await?;
+    let rejected = forward
+        .control
+        .find(context.patience, "rejected", |event| match event {
+            Event::Rejected(rejected) => Some(rejected),
+            _ => None,
+        });
+    let rejected = rejected.await?;
+    let good =
+        rejected.reason == "connection_limit" && rejected.listener_id == 0 && rejected.count == 1;
+    check(
+        good,
+        "connection_limit, listener 0, count 1",
+        format!("{rejected:?}"),
+    )
+}
+
+async fn connection_returned(context: &Context) -> Step {
+    let (forward, mut pairs) = full(context).await?;
+    if let Some((inside, stream)) = pairs.pop() {
+        stream.end();
+        drop(inside);
+        stream.over(context.patience).await;
+        context.step("one connection ended on both sides");
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    forward.connect().await.map(drop)
+}
+
+async fn listeners(context: &Context) -> Step {
+    let most = context.limits().listeners_per_session;
+    if most > 1000 {
+        return skip(format!("{most} listeners are too many to try"));
+    }
+    let pod = context.pod().await?;
+    let asked = vec![tcp("127.0.0.1", 0); most as usize + 1];
+    let request = request(&pod.id, &asked);
+    context
+        .refused(request, ResourceExhausted, "listener_limit")
+        .await
+        .map(drop)
+}
+
+async fn sessions(context: &Context) -> Step {
+    let most = context.limits().sessions_per_sandbox;
+    if most > 200 {
+        return skip(format!("{most} sessions are too many to try"));
+    }
+    let pod = context.pod().await?;
+    for _ in 0..most {
+        context.open(&pod, &[tcp("127.0.0.1", 0)]).await?;
+    }
+    let request = request(&pod.id, &[tcp("127.0.0.1", 0)]);
+    context
+        .refused(request, ResourceExhausted, "session_limit")
+        .await
+        .map(drop)
+}
+
+async fn session_returned(context: &Context) -> Step {
+    let most = context.limits().sessions_per_sandbox;
+    if most > 200 {
+        return skip(format!("{most} sessions are too many to try"));
+    }
+    let pod = context.pod().await?;
+    for _ in 0..=most {
+        let opened = context.open(&pod, &[tcp("127.0.0.1", 0)]).await?;
+        if let Err(status) = context.stop(&opened.response.session_id).await {
+            return check(
+                false,
+                "the session is stopped",
+                crate::context::describe(&status),
+            );
+        }
+    }
+    Ok(())
+}
