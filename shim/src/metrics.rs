@@ -45,7 +45,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    CONNECTIONS = "sternline_connections_total", Counter, ["status"], "Forwarded connections that ended, by how: ok, or a word of the error table.";
+    CONNECTIONS = "sternline_connections_total", Counter, ["status"], "Forwarded connections that ended, by how: ok, session_ended (cut off by its end), or a word of the error table.";
     CONNECTIONS_ACTIVE = "sternline_connections_active", Gauge, [], "Forwarded connections open now.";
     CONNECTION_SECONDS = "sternline_connection_duration_seconds", Histogram, [], "How long forwarded connections were open.";
     REJECTIONS = "sternline_rejections_total", Counter, ["reason"], "Connections, sessions, tokens and streaming requests turned away, by reason.";

@@ -145,6 +145,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         arrivals: session.arrivals.subscribe(),
         deadline: Some(Instant::now() + ttl),
         attached: false,
+        goodbye: false,
         next_tunnel: 0,
         _active: metrics::Active::session(),
         _slot: slot,
@@ -183,6 +184,8 @@ struct Actor {
     deadline: Option<Instant>,
     /// A client came at least once.
     attached: bool,
+    /// The client said its last word.
+    goodbye: bool,
     next_tunnel: u64,
     _active: metrics::Active,
     _slot: Slot,
@@ -255,8 +258,16 @@ impl Actor {
     fn heed(&mut self, heard: Heard) -> Turn {
         match heard {
             Heard::Event(Event::Ending(ending)) => {
-                tracing::debug!(code = ?capped(ending.code), "the client says goodbye");
-                Turn::End(Failure::new(Reason::Done, "the client ended the session"))
+                tracing::debug!(code = ?capped(ending.code.clone()), "the client says goodbye");
+                // Whatever it says, it is over; the log tells a protest from a
+                // goodbye.
+                let protest = Reason::ProtocolError;
+                let reason = match Reason::from_label(&ending.code) {
+                    Some(reason) if reason == protest => protest,
+                    _ => Reason::Done,
+                };
+                self.goodbye = true;
+                Turn::End(Failure::new(reason, "the client ended the session"))
             }
             Heard::Event(Event::Target(target)) => {
                 tracing::debug!(listener = target.listener_id, up = target.up, "target");

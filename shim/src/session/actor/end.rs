@@ -35,7 +35,7 @@ impl Actor {
         {
             tracing::error!("connections did not end when they were told to");
         }
-        if reason.reason == Reason::Done {
+        if self.goodbye {
             // Its last word was heard, and it waits for us to close.
             self.control = None;
         } else {
