@@ -7,7 +7,7 @@ SHELL := /bin/sh
 
 STAGE := .ci/stage
 # One list of programs everywhere: another would build them with other features.
-BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
+BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-conformance -p sternline-demo -p sternline-conformance --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
@@ -35,6 +35,7 @@ test: build-tools ## install what the tests need, build, run every test; root fo
 	@$(STAGE) "test dependencies" hack/install-test-deps
 	@$(STAGE) "build" $(BUILD)
 	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --locked --no-fail-fast
+	@$(STAGE) "conformance of the shim" hack/run-conformance $(RELEASE)
 	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
 	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)
 	@$(STAGE) "demo" demo/run.sh

@@ -154,7 +154,7 @@ impl Forward {
         output: &Output,
     ) -> Result<(Up, Option<ReadyFile>), Early> {
         if let Some(path) = &self.plan.ready_file {
-            ReadyFile::clear(path);
+            ReadyFile::clear(path)?;
         }
         let opened = tokio::select! {
             opened = setup::call(&self.server, &self.plan) => opened?,

@@ -39,8 +39,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output and is no error.
-            let _ = error.print();
+            // Help goes to standard output and is no error, unless it is lost.
+            if error.print().is_err() {
+                return exit::OTHER.into();
+            }
             return u8::try_from(error.exit_code())
                 .unwrap_or(exit::USAGE)
                 .into();
@@ -104,8 +106,18 @@ where
     let output = Output::standard();
     log_to(&output, common.verbose);
     in_runtime(&output, |output| {
-        let done = command(output);
-        async { done.await.map(|()| exit::STOPPED) }
+        let done = command(output.clone());
+        async move {
+            done.await?;
+            output.flush().await;
+            if output.is_lost() {
+                return Err(Fault::new(
+                    exit::OTHER,
+                    "standard output could not be written: what was asked for is lost",
+                ));
+            }
+            Ok(exit::STOPPED)
+        }
     })
 }
 

@@ -89,6 +89,13 @@ impl Output {
         let _ = tokio::time::timeout(FLUSH, written).await;
     }
 
+    /// Whether a line for standard output could not be written. Ask after
+    /// [`Output::flush`].
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Resolves when nobody reads standard output any more.
     pub async fn closed(&mut self) {
         if self.closed.wait_for(|closed| *closed).await.is_err() {

@@ -107,8 +107,7 @@ impl App {
             }
         };
         if let Some(path) = &config.ready_file {
-            // One that a killed shim left says what is not so.
-            let _ = std::fs::remove_file(path);
+            clear_ready_file(path)?;
         }
         let (streaming, base) = bind_streaming(&config.streaming_address).await?;
         let call = UnixEndpoint::bind(&config.socket)
@@ -170,7 +169,7 @@ impl App {
         tracing::info!(
             socket = %self.addresses.socket.display(),
             streaming = %self.addresses.streaming,
-            metrics = ?self.addresses.metrics,
+            metrics = self.addresses.metrics.map(|addr| addr.to_string()),
             "serving"
         );
         tokio::select! {
@@ -271,6 +270,21 @@ async fn serve_call(
         .add_service(reflection)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
     Ok((health, serving))
+}
+
+/// Removes what a killed shim left, which says what is not so.
+fn clear_ready_file(path: &Path) -> anyhow::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.is_file() => anyhow::bail!(
+            "--ready-file {}: something that is no file is there: give another path",
+            path.display()
+        ),
+        Ok(_) => {
+            std::fs::remove_file(path).with_context(|| format!("--ready-file {}", path.display()))
+        }
+        // Not there, or found out when it is written.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Written whole or not at all: whoever waits for it may read it at once.

@@ -21,6 +21,15 @@ pub enum SandboxTarget {
     Pod(PodRef),
 }
 
+impl std::fmt::Display for SandboxTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "sandbox {id:?}"),
+            Self::Pod(pod) => write!(f, "pod {:?}/{:?} ({:?})", pod.namespace, pod.name, pod.uid),
+        }
+    }
+}
+
 /// A pod and, by its uid, one incarnation of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodRef {

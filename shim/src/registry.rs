@@ -114,7 +114,7 @@ impl Registry {
             (None, _) => Err(Failure::new(
                 Reason::SessionNotFound,
                 format!(
-                    "session {id:?} is not known here: `sternline sessions` lists those that are"
+                    "session {id:?} is not known here: `sternline sessions` lists those that are; the first {MIN_PREFIX} characters of an id are enough if they fit one alone"
                 ),
             )),
         }

@@ -58,7 +58,8 @@ impl Service {
     ) -> Result<pb::ReversePortForwardResponse, Failure> {
         let began = Instant::now();
         let checked = self.check(request)?;
-        tracing::debug!(target = ?checked.target, listeners = ?checked.listeners, "request is valid, binding");
+        let listeners: Vec<String> = checked.listeners.iter().map(ToString::to_string).collect();
+        tracing::debug!(asked = %checked.target, listeners = %listeners.join(", "), "request is valid, binding");
         let mut slot = self.shared.registry.slot()?;
         let request = BindRequest {
             target: checked.target,

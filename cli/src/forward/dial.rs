@@ -8,11 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Addresses of one name that are tried. A name with more has a fault, and the
-/// time for each would get too short.
+/// Addresses of one name that are tried. A name with more has a fault.
 const MOST_ADDRESSES: usize = 8;
+
+/// How long an address is tried alone before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Pause before a Unix socket whose queue is full is tried again.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -78,31 +81,53 @@ async fn resolve(
     }
 }
 
-/// Tries one address after the other; each gets an equal share of what is left
-/// of the time, so that one that swallows packets does not hide the next.
+/// Tries the addresses in their order, each with a head start on the next, in
+/// the manner of RFC 8305: one that swallows packets does not hide those after
+/// it, and takes none of their time.
 async fn tcp(
     target: &Target,
     addresses: &[SocketAddr],
     deadline: Instant,
     limit: Duration,
 ) -> Result<Reached, Failure> {
+    let mut waiting = addresses.iter().copied();
+    let mut pending: Vec<SocketAddr> = Vec::new();
+    let mut attempts = JoinSet::new();
     let mut first: Option<Failure> = None;
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let others = u32::try_from(addresses.len() - tried).unwrap_or(1);
-        let failure = match timeout(left / others, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
+    loop {
+        if let Some(address) = waiting.next() {
+            pending.push(address);
+            attempts.spawn(async move { (address, TcpStream::connect(address).await) });
+        } else if attempts.is_empty() {
+            break;
+        }
+        let patience = match waiting.len() {
+            0 => deadline,
+            _ => deadline.min(Instant::now() + HEAD_START),
+        };
+        match timeout_at(patience, attempts.join_next()).await {
+            Ok(Some(Ok((_, Ok(stream))))) => {
                 // A small write must not wait for the answer to the last one.
                 let _ = stream.set_nodelay(true);
                 return Ok(Reached::Tcp(stream));
             }
-            Ok(Err(error)) => failed(target, address, &error),
-            Err(_) => timed_out(target, address, limit),
-        };
-        tracing::debug!(%target, %address, reason = %failure.reason, "not reached");
-        first.get_or_insert(failure);
+            Ok(Some(Ok((address, Err(error))))) => {
+                let failure = failed(target, &address, &error);
+                tracing::debug!(%target, %address, reason = %failure.reason, "not reached");
+                pending.retain(|other| *other != address);
+                first.get_or_insert(failure);
+            }
+            Err(_) if Instant::now() >= deadline => break,
+            // The next may start, or an attempt was lost with its thread.
+            Ok(_) | Err(_) => {}
+        }
     }
-    Err(first.unwrap_or_else(|| timed_out(target, &"no address", limit)))
+    // One that hangs says more than one that refused at once.
+    match (pending.first(), first) {
+        (Some(address), _) => Err(timed_out(target, address, limit)),
+        (None, Some(failure)) => Err(failure),
+        (None, None) => Err(timed_out(target, &"no address", limit)),
+    }
 }
 
 async fn unix(path: &Path, limit: Duration) -> Result<Reached, Failure> {
@@ -252,6 +277,40 @@ mod tests {
             failure.message.contains("timed out after 200ms"),
             "{failure}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_hangs_has_all_the_time_and_hides_no_other() {
+        let full = || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+                .expect("socket");
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            socket.bind(&any.into()).expect("binds");
+            socket.listen(0).expect("listens");
+            let address = socket.local_addr().expect("bound").as_socket().expect("IP");
+            let held = std::net::TcpStream::connect(address).expect("queued");
+            (socket, held, address)
+        };
+        let (_socket, _held, hangs) = full();
+        let refuses = SocketAddr::from((Ipv4Addr::LOCALHOST, closed_port()));
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("binds");
+        let open = open.local_addr().expect("bound");
+        let target = Target::local(80);
+        let limit = Duration::from_millis(600);
+
+        let began = Instant::now();
+        let failure = tcp(&target, &[hangs, refuses], began + limit, limit)
+            .await
+            .expect_err("hangs");
+        assert!(began.elapsed() >= limit, "{:?}", began.elapsed());
+        assert_eq!(failure.reason, Reason::TargetTimeout, "{failure}");
+        assert!(failure.message.contains(&hangs.to_string()), "{failure}");
+
+        let began = Instant::now();
+        let reached = tcp(&target, &[hangs, open], began + limit, limit).await;
+        assert!(matches!(reached, Ok(Reached::Tcp(_))), "{reached:?}");
     }
 
     #[test]

@@ -26,10 +26,20 @@ pub(super) struct ReadyFile {
 }
 
 impl ReadyFile {
-    /// Removes what an earlier run left, so that nobody takes it for ours.
-    /// Anything else is left alone.
-    pub(super) fn clear(path: &Path) {
-        let small = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() < LARGEST);
+    /// Removes what an earlier run left, so that nobody takes it for ours. An
+    /// empty file, as mktemp makes it, may stay until it is replaced.
+    ///
+    /// # Errors
+    /// Something else is there, which must not be replaced: a device, a link,
+    /// somebody's file.
+    pub(super) fn clear(path: &Path) -> Result<(), Fault> {
+        let Ok(meta) = fs::symlink_metadata(path) else {
+            return Ok(());
+        };
+        if meta.is_file() && meta.len() == 0 {
+            return Ok(());
+        }
+        let small = meta.is_file() && meta.len() < LARGEST;
         let left = small
             && fs::read(path).is_ok_and(|bytes| {
                 serde_json::from_slice::<serde_json::Value>(&bytes)
@@ -37,7 +47,12 @@ impl ReadyFile {
             });
         if left {
             let _ = fs::remove_file(path);
+            return Ok(());
         }
+        Err(Fault::usage(format!(
+            "--ready-file {}: something that is no ready file is there: give another path, or remove it",
+            path.display()
+        )))
     }
 
     /// Writes the file in one step: whoever sees it sees all of it.

@@ -52,6 +52,23 @@ async fn sessions_are_a_table_in_kubectls_manner() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_printed_is_no_success() {
+    let fake = Fake::builder().start().await;
+    for words in [&["version"][..], &["sessions", "-o", "json"], &["--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let code = tokio::process::Command::new(env!("CARGO_BIN_EXE_sternline"))
+            .args(words)
+            .env("STERNLINE_SOCKET", &fake.socket)
+            .stdout(full.unwrap())
+            .status()
+            .await
+            .unwrap()
+            .code();
+        assert_eq!(code, Some(1), "{words:?}");
+    }
+}
+
+#[tokio::test]
 async fn no_sessions_is_said_and_no_failure() {
     let fake = Fake::builder().start().await;
     let run = Program::run(&fake, &["sessions", "sandbox/web"]).await;

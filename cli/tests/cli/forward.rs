@@ -398,6 +398,27 @@ async fn the_ready_file_is_there_while_everything_listens() {
 }
 
 #[tokio::test]
+async fn a_ready_file_takes_the_place_of_nothing_else() {
+    let node = Node::start().await;
+    let dir = node.fake.dir.path();
+    let precious = dir.join("precious");
+    std::fs::write(&precious, "not ours").unwrap();
+    let link = dir.join("link");
+    std::os::unix::fs::symlink(&precious, &link).unwrap();
+    let socket = dir.join("socket");
+    let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [&precious, &link, &socket] {
+        let shown = path.to_str().unwrap();
+        let words = ["forward", "sandbox/web", "80", "--ready-file", shown];
+        let run = Program::run(&node.fake, &words).await;
+        assert_eq!(run.code, 2, "{shown}: {}", run.stderr);
+        assert!(run.stderr.contains(shown), "{}", run.stderr);
+    }
+    assert!(link.is_symlink());
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "not ours");
+}
+
+#[tokio::test]
 async fn a_closed_standard_output_ends_the_forward_with_a_word() {
     let mut node = Node::start().await;
     let port = echo().await;

@@ -136,7 +136,9 @@ fn idle(matrix: &Matrix) -> BTreeSet<&'static str> {
         .collect()
 }
 
-async fn test(out: &mut impl io::Write) -> io::Result<bool> {
+async fn every_fault_is_caught_and_every_required_spec_is_needed(
+    out: &mut impl io::Write,
+) -> io::Result<bool> {
     let mut good = true;
     for wide in [false, true] {
         let report = run(None, wide, Vec::new()).await;
@@ -199,7 +201,11 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let good = runtime.block_on(test(&mut out)).expect("standard output");
+    let good = runtime
+        .block_on(every_fault_is_caught_and_every_required_spec_is_needed(
+            &mut out,
+        ))
+        .expect("standard output");
     let _ = writeln!(
         out,
         "test {NAME} ... {}",

@@ -258,7 +258,7 @@ impl Actor {
     fn heed(&mut self, heard: Heard) -> Turn {
         match heard {
             Heard::Event(Event::Ending(ending)) => {
-                tracing::debug!(code = ?capped(ending.code.clone()), "the client says goodbye");
+                tracing::debug!(code = %capped(ending.code.escape_debug().to_string()), "the client says goodbye");
                 // Whatever it says, it is over; the log tells a protest from a
                 // goodbye.
                 let protest = Reason::ProtocolError;
