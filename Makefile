@@ -7,7 +7,7 @@ SHELL := /bin/sh
 
 STAGE := .ci/stage
 # One list of programs everywhere: another would build them with other features.
-BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-conformance -p sternline-demo -p sternline-conformance --bins
+BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-conformance -p sternline-demo --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e

@@ -149,10 +149,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().join("ready.json");
         fs::write(&path, "my notes").expect("written");
-        ReadyFile::clear(&path);
+        assert!(ReadyFile::clear(&path).is_err());
         assert!(path.exists());
+        fs::write(&path, "").expect("written");
+        ReadyFile::clear(&path).expect("an empty file may be replaced");
         std::mem::forget(ReadyFile::write(&path, &ready("s1")).expect("written"));
-        ReadyFile::clear(&path);
+        ReadyFile::clear(&path).expect("an earlier run's");
         assert!(!path.exists());
     }
 

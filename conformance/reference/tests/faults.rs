@@ -180,7 +180,10 @@ async fn every_fault_is_caught_and_every_required_spec_is_needed(
 }
 
 /// Names of the tests, for `cargo test -- --list` and filters.
-const NAME: &str = "every_fault_is_caught_and_every_required_spec_is_needed";
+#[rustfmt::skip]
+const NAME: &str = stringify!(
+    every_fault_is_caught_and_every_required_spec_is_needed
+);
 
 fn main() -> ExitCode {
     if let Some(code) = sternline_conformance::probe_if_asked() {
