@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools demo test check
+.PHONY: help build build-tools demo faults test check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -31,10 +31,13 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --locked --test pages
 	@$(STAGE) "dependencies" .ci/deny
 
+faults: build-tools ## judge the conformance suite by a reference with switchable faults; root, six minutes, the machine to itself
+	cargo test --locked -p sternline-reference
+
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
 	@$(STAGE) "test dependencies" hack/install-test-deps
 	@$(STAGE) "build" $(BUILD)
-	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --locked --no-fail-fast
+	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --exclude sternline-reference --locked --no-fail-fast
 	@$(STAGE) "conformance of the shim" hack/run-conformance $(RELEASE)
 	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
 	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)

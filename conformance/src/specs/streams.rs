@@ -249,12 +249,16 @@ async fn no_empty_data(context: &Context) -> Step {
 
 async fn small_frames(context: &Context) -> Step {
     let forward = context.forward().await?;
-    let (_inside, stream) = forward.connect().await?;
+    let (mut slow, stream) = forward.connect().await?;
     for _ in 0..3000 {
         stream.send(b"x").await?;
     }
     context.step("sent 3000 DATA frames of one byte; the pod read none");
     forward.tunnel.alive().await?;
+    // Only now is it certain that the node has taken all of them in.
+    let received = pod::read(&mut slow, 3000, context.patience).await?;
+    pod::same(&[b'x'; 3000], &received)?;
+    context.step("the pod read all of them");
     let (mut inside, stream) = forward.connect().await?;
     carries(context, &mut inside, &stream).await
 }
