@@ -7,7 +7,10 @@ SHELL := /bin/sh
 
 STAGE := .ci/stage
 # One list of programs everywhere: another would build them with other features.
-BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-conformance -p sternline-demo --bins
+BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
+# Built by itself: together with the others their dependencies would be built
+# with other features than the demo builds them, and so twice.
+SUITE := cargo build --release --locked -p sternline-conformance --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
@@ -20,6 +23,7 @@ build-tools: ## make sure that cargo and a C compiler are there
 
 build: build-tools ## build the programs, optimised, into target/release
 	$(BUILD)
+	$(SUITE)
 
 demo: ## one forward end to end on this machine, narrated; as root or not
 	@demo/run.sh
@@ -37,6 +41,7 @@ faults: build-tools ## judge the conformance suite by a reference with switchabl
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
 	@$(STAGE) "test dependencies" hack/install-test-deps
 	@$(STAGE) "build" $(BUILD)
+	@$(STAGE) "build of the suite" $(SUITE)
 	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --exclude sternline-reference --locked --no-fail-fast
 	@$(STAGE) "conformance of the shim" hack/run-conformance $(RELEASE)
 	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
