@@ -8,5 +8,6 @@ mod forward;
 mod hostile;
 mod limits;
 mod resume;
+mod signals;
 mod support;
 mod wrap;
