@@ -6,7 +6,9 @@
 mod calls;
 mod forward;
 mod hostile;
+mod hostile_tunnel;
 mod limits;
+mod output;
 mod resume;
 mod signals;
 mod support;

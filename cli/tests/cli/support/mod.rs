@@ -7,10 +7,12 @@
 mod fake;
 mod node;
 mod program;
+mod target;
 
 pub use fake::{Fake, Raw};
 pub use node::{Node, Tunnel};
 pub use program::{Program, Run};
+pub use target::{echo, exchange};
 
 use std::time::Duration;
 
