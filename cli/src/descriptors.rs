@@ -26,6 +26,13 @@ impl Descriptors {
         Self { given, hard }
     }
 
+    /// The limits as they are, left alone.
+    #[must_use]
+    pub fn as_they_are() -> Self {
+        let (given, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+        Self { given, hard }
+    }
+
     /// Runs `start`, which starts a process, under the limit that we were
     /// given. Call it while few descriptors are open.
     pub fn as_given<T>(self, start: impl FnOnce() -> T) -> T {

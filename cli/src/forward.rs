@@ -9,9 +9,11 @@
 mod connection;
 mod control;
 mod dial;
+pub mod drive;
 mod interrupts;
 mod live;
 mod mapping;
+pub mod outside;
 mod ready_file;
 mod resume;
 mod serve;
@@ -28,9 +30,10 @@ use crate::signals::Held;
 use crate::spec::Spec;
 use crate::target::Place;
 use connection::Connections;
-use interrupts::{Interrupt, Interrupts};
+use interrupts::{Interrupt, Interrupting, Interrupts};
 use live::Live;
 use mapping::Mapping;
+use outside::{Machine, Outside};
 use ready_file::ReadyFile;
 use resume::Resume;
 use serve::Over;
@@ -75,14 +78,23 @@ enum Finish {
 pub async fn run(plan: Plan, server: Server, output: Output, held: Held) -> u8 {
     let reporter: Arc<dyn Reporter> = reporter(plan.format, plan.quiet, output.clone()).into();
     let totals = Arc::default();
+    let outside: Arc<dyn Outside> = Arc::new(Machine {
+        server: server.clone(),
+    });
+    let connections = Connections::new(
+        Arc::clone(&reporter),
+        Arc::clone(&totals),
+        Arc::clone(&outside),
+    );
     let forward = Forward {
         plan,
-        server,
+        outside,
+        timeout: server.timeout,
         reporter: Arc::clone(&reporter),
-        connections: Arc::new(Connections::new(Arc::clone(&reporter), Arc::clone(&totals))),
+        connections: Arc::new(connections),
     };
     let result = match Interrupts::open(&held, output.clone()) {
-        Ok(mut interrupts) => forward.run(&mut interrupts, &output).await,
+        Ok(mut interrupts) => forward.run(&server, &mut interrupts, &output).await,
         Err(error) => Err(Fault::new(
             exit::OTHER,
             format!("cannot listen for signals: {error}"),
@@ -112,14 +124,21 @@ pub async fn run(plan: Plan, server: Server, output: Output, held: Held) -> u8 {
 
 struct Forward {
     plan: Plan,
-    server: Server,
+    outside: Arc<dyn Outside>,
+    /// Longest wait for each answer of the node.
+    timeout: Duration,
     reporter: Arc<dyn Reporter>,
     connections: Arc<Connections>,
 }
 
 impl Forward {
-    async fn run(self, interrupts: &mut Interrupts, output: &Output) -> Result<Finish, Fault> {
-        let came_up = self.come_up(interrupts, output).await;
+    async fn run(
+        self,
+        server: &Server,
+        interrupts: &mut Interrupts,
+        output: &Output,
+    ) -> Result<Finish, Fault> {
+        let came_up = self.come_up(server, interrupts, output).await;
         let (up, _ready_file) = match came_up {
             Ok(up) => up,
             Err(Early::Stopped) if self.plan.command.is_empty() => return Ok(Finish::Stopped),
@@ -150,6 +169,7 @@ impl Forward {
     /// nothing behind on the server.
     async fn come_up(
         &self,
+        server: &Server,
         interrupts: &mut Interrupts,
         output: &Output,
     ) -> Result<(Up, Option<ReadyFile>), Early> {
@@ -157,12 +177,12 @@ impl Forward {
             ReadyFile::clear(path)?;
         }
         let opened = tokio::select! {
-            opened = setup::call(&self.server, &self.plan) => opened?,
+            opened = setup::call(server, &self.plan) => opened?,
             interrupt = interrupts.next() => return Err(interrupt.into()),
         };
-        let (mut client, session_id) = (opened.client.clone(), opened.session_id.clone());
+        let (mut client, session_id) = (opened.client, opened.answer.session_id.clone());
         let up = tokio::select! {
-            up = setup::stream(&self.server, &self.plan, opened) => up.map_err(Early::from),
+            up = setup::stream(&*self.outside, self.timeout, &self.plan, opened.answer) => up.map_err(Early::from),
             interrupt = interrupts.next() => Err(interrupt.into()),
         };
         let up = match up {
@@ -202,7 +222,7 @@ impl Forward {
     }
 
     /// Serves tunnel after tunnel until the session is over.
-    async fn serve(&self, up: Up, interrupts: &mut Interrupts) -> Result<Finish, Fault> {
+    async fn serve(&self, up: Up, interrupts: &mut impl Interrupting) -> Result<Finish, Fault> {
         let Up {
             mut live,
             mapping,
@@ -224,7 +244,7 @@ impl Forward {
                 .come_back(&mut resume, &mapping, interrupts, why, open)
                 .await;
             if leaves_session(&back) {
-                setup::release(&self.server, resume.session_id()).await;
+                self.outside.release(resume.session_id()).await;
             }
             match back? {
                 ControlFlow::Continue(back) => live = back,
@@ -239,7 +259,7 @@ impl Forward {
         &self,
         resume: &mut Resume,
         mapping: &Mapping,
-        interrupts: &mut Interrupts,
+        interrupts: &mut impl Interrupting,
         why: String,
         open: usize,
     ) -> Result<ControlFlow<Finish, Live>, Fault> {
@@ -254,7 +274,8 @@ impl Forward {
         }));
         let lost = Instant::now();
         let live = tokio::select! {
-            back = resume.come_back(&self.plan.specs, mapping, self.server.timeout) => {
+            biased;
+            back = resume.come_back(&*self.outside, &self.plan.specs, mapping, self.timeout) => {
                 back.map_err(|fault| fault.about(&self.plan.place))?
             }
             interrupt = interrupts.next() => return match interrupt {
@@ -279,6 +300,23 @@ fn leaves_session(back: &Result<ControlFlow<Finish, Live>, Fault>) -> bool {
         Ok(ControlFlow::Break(_)) => true,
         Err(fault) => fault.reason != Some(Reason::Superseded),
     }
+}
+
+/// What [`crate::fuzzing::announced`] is of.
+pub(crate) fn announced(
+    specs: &[Spec],
+    bound: &[sternline_api::v1alpha1::Bound],
+) -> Result<Vec<(String, String)>, Fault> {
+    let mapping = Mapping::check(specs, bound)?;
+    let led = mapping.forwarding().into_iter();
+    Ok(led
+        .map(|one| {
+            (
+                format!("{} {}", one.bound.address, one.bound.port),
+                one.target,
+            )
+        })
+        .collect())
 }
 
 /// Why a forward did not come up.

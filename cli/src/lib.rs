@@ -11,6 +11,8 @@ pub mod connect;
 pub mod descriptors;
 pub mod fault;
 pub mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod output;
 pub mod report;
 pub mod signals;

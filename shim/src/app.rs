@@ -10,7 +10,7 @@ use crate::metrics::Exporter;
 use crate::observe;
 use crate::registry::Registry;
 use crate::service::Service;
-use crate::session::{Shared, Spare};
+use crate::session::{AdoptSockets, Shared, Spare};
 use crate::streaming::{self, StreamingListener};
 use anyhow::Context as _;
 use serde::Serialize;
@@ -95,6 +95,7 @@ impl App {
             spare: Spare::take(),
             limits,
             allow_wide_bind: config.allow_wide_bind,
+            adopt: Box::new(AdoptSockets),
         });
         let metrics = match config.metrics_address {
             None => None,

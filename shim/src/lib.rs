@@ -14,6 +14,8 @@ pub mod binder;
 pub mod cache;
 pub mod config;
 pub mod endpoint;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod listener;
 pub mod metrics;

@@ -8,6 +8,7 @@ mod actor;
 mod admission;
 mod bind;
 mod control;
+mod listens;
 mod rejections;
 mod spare;
 mod tunnels;
@@ -15,6 +16,7 @@ mod tunnels;
 pub use actor::{Parts, start};
 pub use admission::{Admission, Arrival, TunnelKind};
 pub use bind::{bind, refuse_wide};
+pub use listens::{Adopt, AdoptSockets, Adopted, Listens};
 pub use spare::Spare;
 
 use admission::Arrivals;
@@ -56,6 +58,8 @@ pub struct Shared {
     pub spare: Spare,
     /// Whether others than the pod may be let in.
     pub allow_wide_bind: bool,
+    /// Takes over what the binder bound.
+    pub adopt: Box<dyn Adopt>,
 }
 
 /// Tells a session's task what to do.

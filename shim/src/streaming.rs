@@ -94,6 +94,16 @@ async fn accept(listener: &StreamingListener) -> std::io::Result<Accepted> {
     }
 }
 
+/// Serves one connection that came another way than through a listener: what the
+/// simulation and the fuzzing of the endpoint hand in.
+pub async fn serve_one<IO>(io: IO, shared: Arc<Shared>, stop: CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let place = Waiting::new(1).place().await;
+    connection(io, shared, place, stop).await;
+}
+
 /// Serves one connection up to its Upgrade.
 async fn connection<IO>(io: IO, shared: Arc<Shared>, place: Arc<Place>, stop: CancellationToken)
 where

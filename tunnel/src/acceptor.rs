@@ -9,7 +9,9 @@ use crate::queue::Queue;
 use crate::settings::{
     MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, SMALL_FRAME_BUDGET, Settings,
 };
-use crate::stream::{Drained, Inbound, PROXY_STATUS, TunnelStream, drain, proxy_status};
+use crate::stream::{
+    Drained, Inbound, PROXY_STATUS, TunnelStream, drain, forwarded_for, proxy_status,
+};
 use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::{self, Connection, SendResponse};
@@ -183,12 +185,7 @@ impl IncomingStream {
     /// The connecting process's address (RFC 7239), as the node says.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
-        let value = self.head.headers.get(header::FORWARDED)?.to_str().ok()?;
-        let node = value.split(';').find_map(|pair| {
-            let (name, value) = pair.trim().split_once('=')?;
-            name.eq_ignore_ascii_case("for").then_some(value)
-        })?;
-        node.trim_matches('"').parse().ok()
+        forwarded_for(self.head.headers.get(header::FORWARDED)?.to_str().ok()?)
     }
 
     /// Runs `wait` (the dialling of a target) and meanwhile takes in what the

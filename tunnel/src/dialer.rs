@@ -8,7 +8,7 @@ use crate::queue::Queue;
 use crate::settings::{
     MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, SMALL_FRAME_BUDGET, Settings,
 };
-use crate::stream::{Inbound, TunnelStream};
+use crate::stream::{Inbound, TunnelStream, forwarded};
 use h2::client::{self, Connection, SendRequest};
 use h2::ext::Protocol;
 use http::{Method, Request, header};
@@ -140,7 +140,7 @@ impl Dialer {
             .method(Method::CONNECT)
             .uri(connect.bound.to_string())
             .header(LISTENER_HEADER, connect.listener_id)
-            .header(header::FORWARDED, format!("for=\"{}\"", connect.peer))
+            .header(header::FORWARDED, forwarded(connect.peer))
             .body(())
             // An IP address and a number always make a request.
             .map_err(|error| TunnelError::Control(error.to_string()))?;

@@ -24,6 +24,8 @@ mod acceptor;
 mod chunk;
 mod dialer;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod keepalive;
 mod queue;
 mod settings;

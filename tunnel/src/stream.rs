@@ -6,6 +6,7 @@ use crate::settings::Settings;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, StatusCode};
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use sternline_api::Reason;
@@ -72,6 +73,20 @@ pub(crate) fn drain(
             Poll::Pending => return Ok(Drained::Open),
         }
     }
+}
+
+/// The `Forwarded` value of a connection (RFC 7239, section 4).
+pub(crate) fn forwarded(peer: SocketAddr) -> String {
+    format!("for=\"{peer}\"")
+}
+
+/// The address in a `Forwarded` value, if it names one.
+pub(crate) fn forwarded_for(value: &str) -> Option<SocketAddr> {
+    let node = value.split(';').find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("for").then_some(value)
+    })?;
+    node.trim_matches('"').parse().ok()
 }
 
 /// Field of RFC 9209 in which a failed dial is explained.

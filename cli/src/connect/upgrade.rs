@@ -65,7 +65,8 @@ async fn open_unbounded(url: &StreamUrl) -> Result<ByteStream, Fault> {
     }
 }
 
-async fn upgrade<IO>(io: IO, url: &StreamUrl) -> Result<ByteStream, Fault>
+/// Upgrades a connection to the endpoint of `url`.
+pub(crate) async fn upgrade<IO>(io: IO, url: &StreamUrl) -> Result<ByteStream, Fault>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -1,8 +1,9 @@
 //! One forwarded connection: dialled, answered, copied, told.
 
 use super::control::ControlQueue;
-use super::dial::{self, Reached};
+use super::dial::Reached;
 use super::mapping::{Mapping, Route};
+use super::outside::Outside;
 use super::silence;
 use crate::report::{Closed, Connection, Event, Rejected, Reporter};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use sternline_tunnel::{End, IncomingStream, RelayOptions, Settings, relay};
 pub(super) struct Connections {
     reporter: Arc<dyn Reporter>,
     totals: Arc<Totals>,
+    outside: Arc<dyn Outside>,
 }
 
 /// Counts of a whole command.
@@ -40,8 +42,16 @@ impl Totals {
 }
 
 impl Connections {
-    pub(super) fn new(reporter: Arc<dyn Reporter>, totals: Arc<Totals>) -> Self {
-        Self { reporter, totals }
+    pub(super) fn new(
+        reporter: Arc<dyn Reporter>,
+        totals: Arc<Totals>,
+        outside: Arc<dyn Outside>,
+    ) -> Self {
+        Self {
+            reporter,
+            totals,
+            outside,
+        }
     }
 
     pub(super) fn reporter(&self) -> &dyn Reporter {
@@ -122,8 +132,9 @@ impl Shared {
             peer: incoming.peer(),
             target: route.target.to_string(),
         }));
+        let outside = &self.connections.outside;
         let dialled = incoming
-            .buffer_while(dial::dial(&route.target, self.dial_timeout))
+            .buffer_while(outside.dial(&route.target, self.dial_timeout))
             .await;
         let closed = |bytes_from_pod, bytes_to_pod, end| {
             self.report(&Event::Closed(Closed {
@@ -158,6 +169,7 @@ impl Shared {
             match reached {
                 Reached::Tcp(socket) => relay(socket, stream, &options).await,
                 Reached::Unix(socket) => relay(socket, stream, &options).await,
+                Reached::Other(socket) => socket.relay(stream, options.clone()).await,
             }
         };
         let moved = || traffic.from_socket() + traffic.to_socket();

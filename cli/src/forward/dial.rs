@@ -2,11 +2,15 @@
 
 use crate::spec::Target;
 use crate::{cause, span};
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
+use sternline_tunnel::{RelayOptions, Relayed, Socket, TunnelStream, relay};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -22,9 +26,33 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A target that was reached.
 #[derive(Debug)]
-pub(super) enum Reached {
+pub enum Reached {
+    /// Over TCP.
     Tcp(TcpStream),
+    /// Over a Unix socket.
     Unix(UnixStream),
+    /// By what a simulation has for a socket.
+    Other(Box<dyn Relays>),
+}
+
+/// A connection that can be copied to and from a stream, whatever its kind.
+pub trait Relays: fmt::Debug + Send {
+    /// Copies until the end, as [`relay`] does.
+    fn relay(
+        self: Box<Self>,
+        stream: TunnelStream,
+        options: RelayOptions,
+    ) -> Pin<Box<dyn Future<Output = Relayed> + Send>>;
+}
+
+impl<S: Socket + fmt::Debug> Relays for S {
+    fn relay(
+        self: Box<Self>,
+        stream: TunnelStream,
+        options: RelayOptions,
+    ) -> Pin<Box<dyn Future<Output = Relayed> + Send>> {
+        Box::pin(async move { relay(*self, stream, &options).await })
+    }
 }
 
 /// Dials a target, within `limit`.
@@ -149,7 +177,7 @@ async fn unix(path: &Path, limit: Duration) -> Result<Reached, Failure> {
     }
 }
 
-fn failed(target: &Target, address: &impl std::fmt::Display, error: &io::Error) -> Failure {
+fn failed(target: &Target, address: &impl fmt::Display, error: &io::Error) -> Failure {
     use io::ErrorKind as Kind;
     let reason = match error.kind() {
         // For a Unix socket a missing file is what a closed port is for TCP.
@@ -175,7 +203,7 @@ fn failed(target: &Target, address: &impl std::fmt::Display, error: &io::Error) 
     )
 }
 
-fn timed_out(target: &Target, address: &impl std::fmt::Display, limit: Duration) -> Failure {
+fn timed_out(target: &Target, address: &impl fmt::Display, limit: Duration) -> Failure {
     Failure::new(
         Reason::TargetTimeout,
         format!(

@@ -50,9 +50,16 @@ impl Interrupts {
         self.command = Some(Wrapped::start(command, limits, &self.held)?);
         Ok(())
     }
+}
 
+/// What ends a forward from this side.
+pub(super) trait Interrupting {
     /// The next interrupt. Cancel safe.
-    pub(super) async fn next(&mut self) -> Interrupt {
+    async fn next(&mut self) -> Interrupt;
+}
+
+impl Interrupting for Interrupts {
+    async fn next(&mut self) -> Interrupt {
         loop {
             let received = match &mut self.command {
                 None => tokio::select! {

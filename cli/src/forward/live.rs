@@ -1,7 +1,8 @@
 //! A tunnel that is up: its first word was heard.
 
 use super::control::ended;
-use crate::connect::{ByteStream, StreamUrl, open};
+use super::outside::Outside;
+use crate::connect::{ByteStream, StreamUrl};
 use crate::fault::{Fault, exit};
 use crate::span;
 use std::time::Duration;
@@ -27,11 +28,12 @@ pub(super) struct Live {
 /// Opens the stream at `url` and waits for the node's announcement; each step
 /// takes `limit` at most.
 pub(super) async fn establish(
+    outside: &dyn Outside,
     url: &StreamUrl,
     settings: &Settings,
     limit: Duration,
 ) -> Result<(Live, Ready), Fault> {
-    let io = open(url, limit).await?;
+    let io = outside.open(url, limit).await?;
     timeout(limit, announce(io, settings)).await.unwrap_or_else(|_| {
         Err(Fault::new(
             exit::LOST,

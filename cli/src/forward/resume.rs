@@ -7,6 +7,7 @@
 
 use super::live::{Live, establish};
 use super::mapping::Mapping;
+use super::outside::Outside;
 use crate::connect::StreamUrl;
 use crate::fault::Fault;
 use crate::spec::Spec;
@@ -79,6 +80,7 @@ impl Resume {
     /// must be what was announced at first.
     pub(super) async fn come_back(
         &mut self,
+        outside: &dyn Outside,
         specs: &[Spec],
         mapping: &Mapping,
         limit: Duration,
@@ -90,7 +92,7 @@ impl Resume {
             let Some(url) = self.ticket.clone() else {
                 return Err(given_up(&last));
             };
-            match timeout_at(deadline, establish(&url, &self.settings, limit)).await {
+            match timeout_at(deadline, establish(outside, &url, &self.settings, limit)).await {
                 Ok(Ok((live, ready))) => {
                     let same = ready.session_id == self.session_id
                         && Mapping::check(specs, &ready.bound)? == *mapping;

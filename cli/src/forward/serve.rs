@@ -2,7 +2,7 @@
 
 use super::connection::Connections;
 use super::control::{ControlQueue, Heard, hear};
-use super::interrupts::{Interrupt, Interrupts};
+use super::interrupts::{Interrupt, Interrupting};
 use super::live::Live;
 use super::mapping::Mapping;
 use super::resume::Resume;
@@ -47,7 +47,7 @@ pub(super) async fn serve(
     mapping: &Mapping,
     resume: &mut Resume,
     connections: &Arc<Connections>,
-    interrupts: &mut Interrupts,
+    interrupts: &mut impl Interrupting,
 ) -> Over {
     let Live {
         mut acceptor,
@@ -129,6 +129,7 @@ pub(super) async fn serve(
             while !matches!(interrupts.next().await, Interrupt::Stop) {}
         };
         tokio::select! {
+            biased;
             () = leave(acceptor) => {}
             () = second => {}
         }

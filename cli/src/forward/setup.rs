@@ -2,6 +2,7 @@
 
 use super::live::{self, Live};
 use super::mapping::Mapping;
+use super::outside::Outside;
 use super::resume::Resume;
 use super::{Plan, millis};
 use crate::clean::clean;
@@ -22,9 +23,24 @@ const ABANDON: Duration = Duration::from_secs(1);
 /// What the call answered.
 pub(super) struct Opened {
     pub(super) client: Client,
+    pub(super) answer: Answered,
+}
+
+/// The part of it that leads to the stream.
+pub(super) struct Answered {
     pub(super) session_id: String,
     url: String,
     limits: pb::Limits,
+}
+
+impl From<pb::ReversePortForwardResponse> for Answered {
+    fn from(answer: pb::ReversePortForwardResponse) -> Self {
+        Self {
+            session_id: answer.session_id,
+            url: answer.url,
+            limits: answer.limits.unwrap_or_default(),
+        }
+    }
 }
 
 /// A session whose announcement was heard and checked.
@@ -59,17 +75,20 @@ pub(super) async fn call(server: &Server, plan: &Plan) -> Result<Opened, Fault> 
     tracing::info!(session = %session_id, bound = answer.bound.len(), "the listeners are bound");
     Ok(Opened {
         client,
-        session_id: answer.session_id,
-        url: answer.url,
-        limits: answer.limits.unwrap_or_default(),
+        answer: answer.into(),
     })
 }
 
 /// Opens the session's stream and checks what the node announces.
-pub(super) async fn stream(server: &Server, plan: &Plan, opened: Opened) -> Result<Up, Fault> {
+pub(super) async fn stream(
+    outside: &dyn Outside,
+    limit: Duration,
+    plan: &Plan,
+    opened: Answered,
+) -> Result<Up, Fault> {
     let url = StreamUrl::parse(&opened.url)?;
     let settings = Settings::from_limits(&opened.limits);
-    let (live, ready) = live::establish(&url, &settings, server.timeout).await?;
+    let (live, ready) = live::establish(outside, &url, &settings, limit).await?;
     if ready.session_id != opened.session_id {
         return Err(Fault::protocol(
             "the server announced another session than it answered with: the forward is given up",

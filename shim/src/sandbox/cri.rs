@@ -30,6 +30,17 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ids are SHA-256 sums in lower-case hex, or prefixes of one.
 const MAX_ID_CHARS: usize = 64;
 
+/// Reads a runtime's document alone, for [`crate::fuzzing`].
+pub(crate) fn read_info(text: &str) -> Result<crate::fuzzing::CriInfo, String> {
+    let read = info::Info::parse(&[("info".to_owned(), text.to_owned())].into())?;
+    Ok(crate::fuzzing::CriInfo {
+        pid: read.pid,
+        network_closed: read.network_closed,
+        runtime_type: read.runtime_type,
+        network: read.network,
+    })
+}
+
 /// How to reach the runtime, and what to trust.
 #[derive(Clone, Debug)]
 pub struct CriOptions {

@@ -1,5 +1,6 @@
 //! Accepts what processes in the pod connect, and forwards it.
 
+use super::listens::Listens;
 use super::rejections::Rejections;
 use super::tunnels::Picker;
 use super::{Session, Shared};
@@ -12,8 +13,7 @@ use std::time::{Duration, Instant};
 use sternline_api::Reason;
 use sternline_api::reason::Reset;
 use sternline_tunnel::budget::Budget;
-use sternline_tunnel::{ConnectRequest, End, RelayOptions, relay};
-use tokio::net::{TcpListener, TcpStream};
+use sternline_tunnel::{ConnectRequest, End, RelayOptions, Socket, relay};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -46,9 +46,9 @@ struct Permits {
 
 impl Forwarder {
     /// Accepts until `stop`, which removes this listener alone.
-    pub(super) async fn accept(
+    pub(super) async fn accept<L: Listens>(
         mut self,
-        listener: TcpListener,
+        listener: L,
         listener_id: u32,
         bound: SocketAddr,
         stop: CancellationToken,
@@ -63,7 +63,7 @@ impl Forwarder {
                 match listener.accept().await {
                     Ok((socket, peer)) => {
                         failing = false;
-                        self.forward(socket, listener_id, bound, peer);
+                        self.forward::<L>(socket, listener_id, bound, peer);
                     }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
@@ -72,7 +72,7 @@ impl Forwarder {
                             tracing::warn!(%session, %bound, %error, "cannot accept, trying again");
                         }
                         failing = true;
-                        if out_of_descriptors(&error) && self.shared.spare.turn_away(&listener) {
+                        if out_of_descriptors(&error) && listener.turn_away(&self.shared.spare) {
                             self.count_rejection(Reason::DescriptorLimit, listener_id);
                             // One after the other, so that a storm leaves time
                             // for the connections that are open.
@@ -92,11 +92,19 @@ impl Forwarder {
     }
 
     /// Forwards one connection in a task of its own, or turns it away.
-    fn forward(&self, socket: TcpStream, listener_id: u32, bound: SocketAddr, peer: SocketAddr) {
+    fn forward<L: Listens>(
+        &self,
+        socket: L::Socket,
+        listener_id: u32,
+        bound: SocketAddr,
+        peer: SocketAddr,
+    ) {
         let permits = match self.permits() {
             Ok(permits) => permits,
             Err(reason) => {
-                reset(&socket);
+                // An ordered close would leave a TIME_WAIT behind that blocks the
+                // app's own bind, and would look like an answer.
+                socket.abort_on_close();
                 self.count_rejection(reason, listener_id);
                 return;
             }
@@ -111,7 +119,7 @@ impl Forwarder {
             let ended = this.ended.clone();
             // Dropping the relay resets both sides.
             let _ = ended
-                .run_until_cancelled_owned(this.carry(socket, connect, permits))
+                .run_until_cancelled_owned(this.carry::<L>(socket, connect, permits))
                 .await;
         });
     }
@@ -137,10 +145,14 @@ impl Forwarder {
         })
     }
 
-    async fn carry(mut self, socket: TcpStream, connect: ConnectRequest, _permits: Permits) {
+    async fn carry<L: Listens>(
+        mut self,
+        socket: L::Socket,
+        connect: ConnectRequest,
+        _permits: Permits,
+    ) {
         let open = Open::new(&self.session);
-        // Small writes must not wait for each other (2-4x on echoes).
-        let _ = socket.set_nodelay(true);
+        L::make_ready(&socket);
         let socket = ResetUnlessTaken(Some(socket));
         let dialer = self.picker.pick().await;
         let stream = match dialer.connect(connect).await {
@@ -232,24 +244,18 @@ impl Drop for Open<'_> {
 }
 
 /// A socket that is reset if nobody takes it over.
-struct ResetUnlessTaken(Option<TcpStream>);
+struct ResetUnlessTaken<S: Socket>(Option<S>);
 
-impl ResetUnlessTaken {
-    fn take(mut self) -> Option<TcpStream> {
+impl<S: Socket> ResetUnlessTaken<S> {
+    fn take(mut self) -> Option<S> {
         self.0.take()
     }
 }
 
-impl Drop for ResetUnlessTaken {
+impl<S: Socket> Drop for ResetUnlessTaken<S> {
     fn drop(&mut self) {
         if let Some(socket) = &self.0 {
-            reset(socket);
+            socket.abort_on_close();
         }
     }
-}
-
-/// Makes the close a reset: an ordered close would leave a TIME_WAIT behind
-/// that blocks the app's own bind, and would look like an answer.
-fn reset(socket: &TcpStream) {
-    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

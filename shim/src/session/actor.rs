@@ -95,7 +95,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         arrivals: watch::Sender::default(),
         finished: CancellationToken::new(),
     });
-    let sockets = listeners::adopt(bound.sockets)?;
+    let sockets = listeners::adopt(bound.sockets, &*shared.adopt)?;
     let ttl = shared.limits.token_ttl;
     let admission = Admission {
         session: Arc::clone(&session),

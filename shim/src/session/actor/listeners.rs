@@ -4,14 +4,15 @@ use super::{Actor, Turn};
 use crate::binder::{BindRequest, BoundSocket};
 use crate::metrics;
 use crate::session::accept::Forwarder;
+use crate::session::listens::{Adopt, Adopted};
 use crate::session::{bind, capped, refuse_wide};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use sternline_api::listen::Listen;
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use sternline_api::{Failure, Reason};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -50,34 +51,18 @@ enum Outcome {
     Removed,
 }
 
-/// A bound socket that can be accepted on.
-pub(super) struct Adopted {
-    listener_id: u32,
-    addr: SocketAddr,
-    listener: TcpListener,
-}
-
 /// Makes the binder's sockets ours, all of them or none.
 ///
 /// # Errors
 /// The runtime does not take one.
-pub(super) fn adopt(sockets: Vec<BoundSocket>) -> Result<Vec<Adopted>, Failure> {
+pub(super) fn adopt(sockets: Vec<BoundSocket>, adopt: &dyn Adopt) -> Result<Vec<Adopted>, Failure> {
     let adopted = sockets.into_iter().map(|bound| {
-        let BoundSocket {
-            listener_id,
-            addr,
-            socket,
-        } = bound;
-        let listener = TcpListener::from_std(socket).map_err(|error| {
+        let addr = bound.addr;
+        adopt.adopt(bound).map_err(|error| {
             Failure::new(
                 Reason::Internal,
                 format!("{addr}: the bound socket cannot be used: {error}"),
             )
-        })?;
-        Ok(Adopted {
-            listener_id,
-            addr,
-            listener,
         })
     });
     adopted.collect()
@@ -88,15 +73,9 @@ impl Listeners {
     pub(super) fn open(&mut self, sockets: Vec<Adopted>, forwarder: &Forwarder) -> Vec<pb::Bound> {
         let mut made = Vec::with_capacity(sockets.len());
         for adopted in sockets {
-            let Adopted {
-                listener_id,
-                addr,
-                listener,
-            } = adopted;
+            let (listener_id, addr) = (adopted.listener_id, adopted.addr);
             let stop = forwarder.ended.child_token();
-            let accept = forwarder
-                .clone()
-                .accept(listener, listener_id, addr, stop.clone());
+            let accept = adopted.accept(forwarder.clone(), stop.clone());
             let accepting = forwarder.tasks.spawn(accept);
             made.push(pb::Bound::from_addr(listener_id, addr));
             self.open.push(Open {
@@ -161,12 +140,13 @@ impl Actor {
                 };
                 let (request_id, listener_id) = (add.request_id, add.listener_id);
                 let sandbox = self.session.sandbox.id.clone();
+                let shared = Arc::clone(&self.shared);
                 self.changes.spawn(async move {
                     let bound = bind(&*binder, request).await;
                     let bound = bound.and_then(|bound| {
                         // Ids are prefixes too: without its own, another's fits.
                         if bound.sandbox.id == sandbox {
-                            return adopt(bound.sockets);
+                            return adopt(bound.sockets, &*shared.adopt);
                         }
                         Err(Failure::new(
                             Reason::SandboxGone,
