@@ -4,6 +4,7 @@
 use crate::binder::{Binder, LocalBinder};
 use crate::cache::RequestCache;
 use crate::config::{Config, StreamingAddress};
+use crate::drain::{self, Orders};
 use crate::endpoint::UnixEndpoint;
 use crate::limits::{Limits, raise_descriptor_limit};
 use crate::metrics::Exporter;
@@ -21,20 +22,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use sternline_api::Failure;
 use sternline_api::protocol::UNIX_SCHEME;
 use sternline_api::v1alpha1::{
     FILE_DESCRIPTOR_SET, reverse_port_forward_service_server::ReversePortForwardServiceServer,
 };
-use sternline_api::{Failure, Reason};
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// How long all sessions together may take to end at shutdown.
+/// How long what serves may take to end at shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// How long answers under way may take at shutdown.
@@ -129,11 +131,11 @@ impl App {
         })
     }
 
-    /// Serves until `shutdown` resolves, then ends every session.
+    /// Serves until the first order to go, then drains every session.
     ///
     /// # Errors
     /// The ready file cannot be written, or the call cannot be served.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run(self, mut orders: Orders) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         // Nothing goes on serving after an early return.
         let _stop = stop.clone().drop_guard();
@@ -174,7 +176,7 @@ impl App {
             "serving"
         );
         tokio::select! {
-            () = shutdown => tracing::info!("shutting down"),
+            () = orders.next() => {}
             ended = &mut call => {
                 ended.context("the call's server ended")?.context("the call's server failed")?;
             }
@@ -183,7 +185,12 @@ impl App {
         health
             .set_not_serving::<ReversePortForwardServiceServer<Service>>()
             .await;
-        end_all(&self.shared).await;
+        // The server as a whole, which some ask about.
+        health
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
+        let within = self.config.ending.drain_timeout;
+        drain::drain(&self.shared, within, &mut orders).await;
         stop.cancel();
         tasks.close();
         let _ = timeout(SHUTDOWN, tasks.wait()).await;
@@ -298,22 +305,4 @@ fn write_ready_file(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .and_then(|()| std::fs::rename(&new, path))
         .with_context(|| format!("--ready-file {}", path.display()))
-}
-
-/// Ends every session; each tells its client why.
-async fn end_all(shared: &Shared) {
-    let ending = TaskTracker::new();
-    for session in shared.registry.list() {
-        ending.spawn(async move {
-            let sentence = format!(
-                "sandbox {}: the node's shim is shutting down",
-                session.sandbox.id
-            );
-            session.stop(Failure::new(Reason::Draining, sentence)).await;
-        });
-    }
-    ending.close();
-    if timeout(SHUTDOWN, ending.wait()).await.is_err() {
-        tracing::warn!("some sessions did not end in time");
-    }
 }

@@ -1,5 +1,9 @@
 //! The command line.
 
+mod ending;
+
+pub use ending::EndingArgs;
+
 use crate::limits::Limits;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -80,6 +84,10 @@ pub struct Config {
     /// The limits.
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    /// How it stops.
+    #[command(flatten)]
+    pub ending: EndingArgs,
 
     /// How often sandboxes with sessions are looked at.
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration(10, 500))]

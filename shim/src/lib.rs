@@ -13,6 +13,7 @@ pub mod app;
 pub mod binder;
 pub mod cache;
 pub mod config;
+pub mod drain;
 pub mod endpoint;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -4,6 +4,7 @@ use clap::Parser as _;
 use std::process::ExitCode;
 use sternline_shim::app::App;
 use sternline_shim::config::{Cli, Command, Config};
+use sternline_shim::drain::Orders;
 use sternline_shim::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,11 +25,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let app = App::bind(config).await?;
-    app.run(async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let (order, orders) = Orders::channel();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            // A full queue: everything is said.
+            let _ = order.try_send(());
         }
-    })
-    .await
+    });
+    app.run(orders).await
 }

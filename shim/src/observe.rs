@@ -70,11 +70,7 @@ async fn answer(
     Ok(match request.uri().path() {
         "/metrics" => text(StatusCode::OK, exporter.render()),
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" if registry.is_closed() => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "shutting down\n".to_owned(),
-        ),
-        "/readyz" => match binder.status().await.trouble {
+        "/readyz" => match not_ready(binder, registry).await {
             None => text(StatusCode::OK, "ok\n".to_owned()),
             Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
         },
@@ -83,6 +79,14 @@ async fn answer(
             "see /metrics, /healthz and /readyz\n".to_owned(),
         ),
     })
+}
+
+/// Why calls cannot be taken, if so.
+async fn not_ready(binder: &dyn Binder, registry: &Registry) -> Option<String> {
+    match registry.refusal() {
+        Some(refusal) => Some(refusal.message),
+        None => binder.status().await.trouble,
+    }
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -28,7 +28,20 @@ struct State {
     slots: u32,
     per_sandbox: HashMap<String, u32>,
     sessions: HashMap<String, Arc<Session>>,
+    /// The node goes away.
     closed: bool,
+}
+
+impl State {
+    /// Why no session may be made, if so.
+    fn refusal(&self) -> Option<Failure> {
+        self.closed.then(|| {
+            Failure::new(
+                Reason::Draining,
+                "this node is shutting down and takes no new sessions: try again in a moment",
+            )
+        })
+    }
 }
 
 impl Registry {
@@ -50,9 +63,7 @@ impl Registry {
     /// The node has its sessions, or takes no more.
     pub fn slot(self: &Arc<Self>) -> Result<Slot, Failure> {
         let mut state = self.lock();
-        if state.closed {
-            return Err(shutting_down());
-        }
+        state.refusal().map_or(Ok(()), Err)?;
         if state.slots >= self.sessions_per_node {
             return Err(Failure::new(
                 Reason::SessionLimit,
@@ -125,23 +136,16 @@ impl Registry {
         self.lock().closed = true;
     }
 
-    /// Whether new sessions are refused because the node shuts down.
+    /// Why no session may be made, if so.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.lock().closed
+    pub fn refusal(&self) -> Option<Failure> {
+        self.lock().refusal()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every step under the lock leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn shutting_down() -> Failure {
-    Failure::new(
-        Reason::Draining,
-        "this node is shutting down and takes no new sessions: try again in a moment",
-    )
 }
 
 /// A session's place on the node and in its sandbox, given back on drop.
@@ -181,9 +185,7 @@ impl Slot {
     /// The node began to shut down meanwhile: nobody would end the session.
     pub fn publish(&mut self, session: &Arc<Session>) -> Result<(), Failure> {
         let mut state = self.registry.lock();
-        if state.closed {
-            return Err(shutting_down());
-        }
+        state.refusal().map_or(Ok(()), Err)?;
         state
             .sessions
             .insert(session.id.clone(), Arc::clone(session));

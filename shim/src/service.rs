@@ -152,16 +152,14 @@ impl Service {
         } else {
             Reason::RuntimeUnavailable.label().to_owned()
         };
-        let draining = self.shared.registry.is_closed();
-        let (why, sentence) = if draining {
-            (Reason::Draining.label(), "this node is shutting down")
-        } else {
-            ("", "")
-        };
+        let refusal = self.shared.registry.refusal();
+        let (why, sentence) = refusal.as_ref().map_or(("", ""), |refusal| {
+            (refusal.reason.label(), refusal.message.as_str())
+        });
         let conditions = vec![
             pb::Condition {
                 r#type: "Ready".to_owned(),
-                status: !draining,
+                status: refusal.is_none(),
                 reason: why.to_owned(),
                 message: sentence.to_owned(),
             },

@@ -71,6 +71,11 @@ pub enum Command {
         /// What it was let in for.
         arrival: Arrival,
     },
+    /// Take no more connections, and end once those that are open did.
+    Drain {
+        /// How long they have; whoever commands this sees to it.
+        within: Duration,
+    },
     /// End, for this reason.
     Stop(Failure),
 }
@@ -131,6 +136,11 @@ impl Session {
     pub async fn stop(&self, reason: Failure) {
         // An error means that it is ending otherwise, which is as well.
         let _ = self.command(Command::Stop(reason)).await;
+        self.finished().await;
+    }
+
+    /// Waits until the session gave everything back.
+    pub async fn finished(&self) {
         self.finished.cancelled().await;
     }
 

@@ -210,6 +210,8 @@ fn admit(request: &Request<Incoming>, shared: &Shared) -> Result<(Form, Arrival)
     }
     // Before the token is spent: a client of another version may try again.
     let form = Form::negotiate(request)?;
+    // A token of a session that is about to end says less than why it ends.
+    shared.registry.refusal().map_or(Ok(()), Err)?;
     let most = shared.limits.tunnels_per_session;
     let arrival = shared
         .passes

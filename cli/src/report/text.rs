@@ -30,6 +30,8 @@ pub(super) fn lines(event: &Event) -> Vec<Line> {
             closed.port, closed.end
         ))],
         Event::Closed(_) => Vec::new(),
+        // The end follows, and says it again.
+        Event::Draining { deadline_ms: 0, .. } => Vec::new(),
         Event::Rejected(rejected) => vec![Line::Error(rejected.message.clone())],
         Event::Draining {
             deadline_ms,
@@ -120,6 +122,21 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn a_node_that_goes_away_is_told_unless_its_end_follows_at_once() {
+        let draining = |deadline_ms| Event::Draining {
+            deadline_ms,
+            message: "sandbox web: it says so".into(),
+        };
+        assert_eq!(
+            lines(&draining(10_000)),
+            [Line::Note(
+                "warning: the server ends this session within 10s: sandbox web: it says so".into()
+            )]
+        );
+        assert!(lines(&draining(0)).is_empty());
     }
 
     #[test]

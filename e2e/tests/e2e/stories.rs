@@ -3,6 +3,7 @@
 mod call;
 mod cli;
 mod faults;
+mod leaving;
 mod lifecycle;
 mod limits;
 mod listening;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Story> {
         observed::stories(),
         limits::stories(),
         lifecycle::stories(),
+        leaving::stories(),
         faults::stories(),
         pressure::stories(),
     ]

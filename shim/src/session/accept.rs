@@ -35,6 +35,10 @@ pub(super) struct Forwarder {
     /// Counts what was turned away since the client was told.
     pub(super) rejections: Arc<Rejections>,
     pub(super) tasks: TaskTracker,
+    /// Connections that are open; closed once no more are taken.
+    pub(super) streams: TaskTracker,
+    /// No more are taken: the kernel keeps them until the listener closes.
+    pub(super) draining: CancellationToken,
     pub(super) ended: CancellationToken,
 }
 
@@ -60,7 +64,12 @@ impl Forwarder {
             loop {
                 // Without a tunnel the kernel keeps the connections.
                 self.picker.up().await;
-                match listener.accept().await {
+                let accepted = tokio::select! {
+                    biased;
+                    () = self.draining.cancelled() => std::future::pending().await,
+                    accepted = listener.accept() => accepted,
+                };
+                match accepted {
                     Ok((socket, peer)) => {
                         failing = false;
                         self.forward::<L>(socket, listener_id, bound, peer);
@@ -115,7 +124,9 @@ impl Forwarder {
             peer,
         };
         let this = self.clone();
+        let open = self.streams.token();
         self.tasks.spawn(async move {
+            let _open = open;
             let ended = this.ended.clone();
             // Dropping the relay resets both sides.
             let _ = ended

@@ -12,6 +12,7 @@ use super::tunnels::Tunnels;
 use super::{Admission, Arrivals, Command, Counts, Session, Shared, TunnelKind, Visible, capped};
 use crate::binder::{Binder, Bound, Gone, SandboxTarget};
 use crate::cache::Pass;
+use crate::drain;
 use crate::metrics;
 use crate::registry::Slot;
 use listeners::{Change, Listeners};
@@ -123,6 +124,8 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         )),
         rejections: Arc::new(Rejections::default()),
         tasks: TaskTracker::new(),
+        streams: TaskTracker::new(),
+        draining: CancellationToken::new(),
         ended: CancellationToken::new(),
     };
     let mut listeners = Listeners::default();
@@ -217,6 +220,8 @@ impl Actor {
                 Some(set_up) = self.setups.join_next() => self.tunnel_ready(set_up.ok()),
                 Ok(()) = self.arrivals.changed() => Turn::Go,
                 Some(change) = self.changes.join_next() => self.changed(change.ok()),
+                // Only once it drains.
+                () = self.forwarder.streams.wait() => Turn::End(drain::end_of(&self.session)),
                 _ = tell.tick(), if self.control.is_some() => { self.tell_rejections(); Turn::Go }
                 () = sleep_until_some(deadline) => self.out_of_time(),
                 heard = control::hear(&mut self.control) => self.heed(heard),
@@ -236,8 +241,22 @@ impl Actor {
                 self.attach(io, arrival);
                 Turn::Go
             }
+            Command::Drain { within } => {
+                self.drain(within);
+                Turn::Go
+            }
             Command::Stop(reason) => Turn::End(reason),
         }
+    }
+
+    /// Takes no more connections, says so, and ends once none is open.
+    fn drain(&mut self, within: Duration) {
+        self.forwarder.draining.cancel();
+        let streams = self.forwarder.streams.len();
+        self.forwarder.streams.close();
+        tracing::debug!(streams, "draining");
+        let notice = drain::notice(&self.session, streams, within);
+        self.tell(Event::Draining(notice));
     }
 
     /// Whether a client is on the way that would bring the session to life.

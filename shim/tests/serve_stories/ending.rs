@@ -98,52 +98,6 @@ async fn a_session_that_nobody_came_to_can_be_stopped() {
     );
 }
 
-#[tokio::test]
-async fn a_shutdown_drains() {
-    let mut node = Node::start(&[]).await;
-    let (mut client, ready) = session(&node).await;
-    let waiting = node.open(request(&[free()])).await;
-    let (_, mut connection) = pod(&ready.bound[0]).await;
-    let began = Instant::now();
-    node.terminate();
-    assert_eq!(client.ending().await.code, "draining");
-    pod_reset(&mut connection).await;
-    node.stopped().await;
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        began.elapsed()
-    );
-    assert!(is_free(&ready.bound[0]) && is_free(&waiting.bound[0]));
-    assert!(node.at_rest());
-    assert_eq!(
-        node.metric("sternline_sessions_total{end=\"draining\"}"),
-        2.0
-    );
-}
-
-/// A call that was waiting for its sockets when the shutdown began gets none.
-#[tokio::test]
-async fn a_call_under_way_at_a_shutdown_is_refused() {
-    let mut node = Node::start(&[]).await;
-    // Keeps the shutdown busy for a second.
-    let (client, _) = session(&node).await;
-    client.freeze();
-    node.binder.stall();
-    let before = node.binder.last_bound();
-    let mut call = node.another_call().await;
-    let asking = tokio::spawn(async move { call.reverse_port_forward(request(&[free()])).await });
-    eventually("the bind", async || node.binder.last_bound() != before).await;
-    let bound = pb::Bound::from_addr(0, node.binder.last_bound()[0]);
-    node.terminate();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    node.binder.go_on();
-    let refused = asking.await.expect("no panic").expect_err("refused");
-    assert_eq!(crate::support::node::refusal(&refused).1, "draining");
-    assert!(is_free(&bound));
-    node.stopped().await;
-}
-
 /// A control stream that breaks its framing is told so.
 #[tokio::test]
 async fn a_broken_control_stream_ends_the_session_with_that_reason() {

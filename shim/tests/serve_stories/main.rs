@@ -3,6 +3,7 @@
 //! needs root or a container runtime.
 
 mod call;
+mod draining;
 mod ending;
 mod limits;
 mod listeners;

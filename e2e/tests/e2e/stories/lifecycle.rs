@@ -23,7 +23,6 @@ themed! {
         the_end_of_one_pod_is_nothing_to_another,
         a_pod_that_is_replaced_by_its_like_ends_its_forward_with_9,
         a_session_can_be_stopped_from_outside,
-        a_shim_that_is_told_to_go_tells_its_forwards,
         a_hundred_sessions_one_after_the_other_leave_nothing_behind;
     container runtimes:
         a_pod_that_is_stopped_ends_its_forward_with_9,
@@ -270,24 +269,6 @@ async fn a_session_can_be_stopped_from_outside(stage: &mut Stage) -> Result<()> 
     let ended = standing.forward.event("ended", SOON, |_| true).await?;
     same("reason", ended["reason"].as_str(), Some("stopped"))?;
     standing.connections_are_reset().await
-}
-
-async fn a_shim_that_is_told_to_go_tells_its_forwards(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
-
-    standing.shim.signal(Signal::SIGTERM)?;
-
-    same("exit code", standing.forward.exit(SOON).await?.code, 9)?;
-    same(
-        "exit code of the shim",
-        standing.shim.exit(SOON).await?.code,
-        0,
-    )?;
-    let ended = standing.forward.event("ended", SOON, |_| true).await?;
-    same("reason", ended["reason"].as_str(), Some("draining"))?;
-    same("socket left", standing.shim.socket().exists(), false)?;
-    standing.connections_are_reset().await?;
-    port_is_free(&standing.pod, Duration::from_secs(1)).await
 }
 
 async fn a_hundred_sessions_one_after_the_other_leave_nothing_behind(

@@ -2,6 +2,7 @@
 
 use super::{Actor, Turn};
 use crate::binder::{BindRequest, BoundSocket};
+use crate::drain;
 use crate::metrics;
 use crate::session::accept::Forwarder;
 use crate::session::listens::{Adopt, Adopted};
@@ -165,6 +166,9 @@ impl Actor {
 
     fn may_add(&self, add: &pb::AddListener) -> Result<Listen, Failure> {
         let id = add.listener_id;
+        if self.forwarder.draining.is_cancelled() {
+            return Err(drain::end_of(&self.session));
+        }
         if self.listeners.has(id) {
             return Err(Failure::new(
                 Reason::InvalidRequest,

@@ -11,8 +11,9 @@ use sternline_api::v1alpha1::{
 };
 use sternline_shim::app::App;
 use sternline_shim::config::{Cli, Command};
+use sternline_shim::drain::Orders;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
@@ -27,7 +28,7 @@ pub(crate) struct Node {
     /// Where it streams, as its addresses say.
     pub(crate) streaming: String,
     socket: PathBuf,
-    stop: Option<oneshot::Sender<()>>,
+    stop: mpsc::Sender<()>,
     running: JoinHandle<anyhow::Result<()>>,
     metrics: PrometheusHandle,
     _recorder: metrics::LocalRecorderGuard<'static>,
@@ -53,10 +54,8 @@ impl Node {
         let app = App::bind_with(*config, binder.clone()).await;
         let app = app.expect("everything can be bound");
         let streaming = app.addresses.streaming.clone();
-        let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(app.run(async {
-            let _ = stopped.await;
-        }));
+        let (stop, orders) = Orders::channel();
+        let running = tokio::spawn(app.run(orders));
         let channel = Self::connect(socket.clone()).await;
         Self {
             binder,
@@ -64,7 +63,7 @@ impl Node {
             channel,
             streaming,
             socket,
-            stop: Some(stop),
+            stop,
             running,
             metrics,
             _recorder: guard,
@@ -194,10 +193,9 @@ impl Node {
             .all(|what| self.metric(&format!("sternline_{what}_active")) == 0.0)
     }
 
-    /// Tells it to stop; see [`Node::stopped`].
-    pub(crate) fn terminate(&mut self) {
-        let stop = self.stop.take().expect("running");
-        stop.send(()).expect("running");
+    /// Tells it to stop; see [`Node::stopped`]. A second time: at once.
+    pub(crate) fn terminate(&self) {
+        self.stop.try_send(()).expect("running");
     }
 
     /// Waits until it stopped.

@@ -1,0 +1,14 @@
+//! Settings of how the node stops: for good, and for a while.
+
+use super::duration;
+use clap::Args;
+use std::time::Duration;
+
+/// How the node goes away.
+#[derive(Clone, Debug, Args)]
+pub struct EndingArgs {
+    /// How long open streams may take to finish after SIGTERM or SIGINT; 0s ends them at once. A
+    /// second signal does too.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(0, 3_600_000))]
+    pub drain_timeout: Duration,
+}
