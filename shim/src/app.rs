@@ -7,12 +7,13 @@ use crate::config::{Config, StreamingAddress};
 use crate::drain::{self, Orders};
 use crate::endpoint::UnixEndpoint;
 use crate::limits::{Limits, raise_descriptor_limit};
-use crate::metrics::Exporter;
+use crate::metrics::{self, Exporter};
 use crate::observe;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::session::{AdoptSockets, Shared, Spare};
 use crate::streaming::{self, StreamingListener};
+use crate::switch::{self, Switch};
 use anyhow::Context as _;
 use serde::Serialize;
 use std::fs::File;
@@ -151,6 +152,16 @@ impl App {
                 registry,
                 stop.clone(),
             ));
+        }
+        match &self.config.ending.switch_file {
+            None => metrics::enabled(true),
+            Some(path) => {
+                let mut switch = Switch::new(path.clone());
+                // Nobody is let in before it was looked at.
+                switch::begin(&mut switch, &self.shared).await;
+                let follow = switch::follow(switch, Arc::clone(&self.shared));
+                tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
+            }
         }
         let (streaming, _streaming_endpoint) = self.streaming;
         tasks.spawn(streaming::serve(

@@ -27,5 +27,6 @@ pub mod sandbox;
 pub mod service;
 pub mod session;
 pub mod streaming;
+pub mod switch;
 pub mod telemetry;
 pub mod watch;

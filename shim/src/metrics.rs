@@ -58,6 +58,7 @@ metrics! {
     TUNNELS_ACTIVE = "sternline_tunnels_active", Gauge, [], "Tunnels up now.";
     BYTES = "sternline_bytes_total", Counter, ["direction"], "Bytes forwarded: from_pod and to_pod.";
     BUFFERED_BYTES = "sternline_buffered_bytes", Gauge, [], "Bytes that wait in buffers for a reader.";
+    ENABLED = "sternline_feature_enabled", Gauge, [], "1 while the feature is on, 0 while it is switched off.";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
@@ -204,6 +205,11 @@ pub fn failed(reason: Reason) {
 /// A call was answered.
 pub fn called(call: &'static str, code: tonic::Code) {
     counter!(CALLS, "call" => call, "code" => format!("{code:?}")).increment(1);
+}
+
+/// The feature was switched.
+pub fn enabled(on: bool) {
+    gauge!(ENABLED).set(if on { 1.0 } else { 0.0 });
 }
 
 /// A session was set up.

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use sternline_api::Reason;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -71,7 +72,7 @@ async fn answer(
         "/metrics" => text(StatusCode::OK, exporter.render()),
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => match not_ready(binder, registry).await {
-            None => text(StatusCode::OK, "ok\n".to_owned()),
+            None => text(StatusCode::OK, ready(registry)),
             Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
         },
         _ => text(
@@ -81,12 +82,21 @@ async fn answer(
     })
 }
 
-/// Why calls cannot be taken, if so.
+/// Why the node is not as its settings want it, if so. Switched off it is: an
+/// operator's wish must not look like a fault, nor hold up a rollout.
 async fn not_ready(binder: &dyn Binder, registry: &Registry) -> Option<String> {
     match registry.refusal() {
-        Some(refusal) => Some(refusal.message),
-        None => binder.status().await.trouble,
+        Some(refusal) if refusal.reason == Reason::Draining => Some(refusal.message),
+        _ => binder.status().await.trouble,
     }
+}
+
+fn ready(registry: &Registry) -> String {
+    let off = registry.switched_off();
+    off.map_or_else(
+        || "ok\n".to_owned(),
+        |why| format!("ok, switched off: {why}\n"),
+    )
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

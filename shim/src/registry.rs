@@ -30,15 +30,25 @@ struct State {
     sessions: HashMap<String, Arc<Session>>,
     /// The node goes away.
     closed: bool,
+    /// Why the feature is switched off, if it is.
+    off: Option<String>,
 }
 
 impl State {
     /// Why no session may be made, if so.
     fn refusal(&self) -> Option<Failure> {
-        self.closed.then(|| {
-            Failure::new(
+        if self.closed {
+            return Some(Failure::new(
                 Reason::Draining,
                 "this node is shutting down and takes no new sessions: try again in a moment",
+            ));
+        }
+        self.off.as_ref().map(|why| {
+            Failure::new(
+                Reason::FeatureOff,
+                format!(
+                    "reverse port-forwarding is switched off on this node ({why}): try again once it is on"
+                ),
             )
         })
     }
@@ -136,6 +146,18 @@ impl Registry {
         self.lock().closed = true;
     }
 
+    /// Takes no new sessions while the feature is switched off, for the reason
+    /// given.
+    pub fn switch(&self, off: Option<String>) {
+        self.lock().off = off;
+    }
+
+    /// Why the feature is switched off, if it is.
+    #[must_use]
+    pub fn switched_off(&self) -> Option<String> {
+        self.lock().off.clone()
+    }
+
     /// Why no session may be made, if so.
     #[must_use]
     pub fn refusal(&self) -> Option<Failure> {
@@ -182,7 +204,8 @@ impl Slot {
     /// Makes the session known.
     ///
     /// # Errors
-    /// The node began to shut down meanwhile: nobody would end the session.
+    /// The node began to shut down, or was switched off, meanwhile: nobody would
+    /// end the session.
     pub fn publish(&mut self, session: &Arc<Session>) -> Result<(), Failure> {
         let mut state = self.registry.lock();
         state.refusal().map_or(Ok(()), Err)?;
@@ -274,5 +297,23 @@ mod tests {
             registry.slot().expect_err("closed").reason,
             Reason::Draining
         );
+    }
+
+    #[test]
+    fn a_switch_refuses_until_it_is_on_again_and_a_shutdown_goes_before_it() {
+        let registry = registry(2, 2);
+        registry.switch(Some("/etc/switch says off".into()));
+        let refused = registry.slot().expect_err("off");
+        assert_eq!(refused.reason, Reason::FeatureOff);
+        assert!(
+            refused.message.contains("/etc/switch says off"),
+            "{refused}"
+        );
+        registry.switch(None);
+        registry.slot().expect("on");
+        registry.switch(Some("again".into()));
+        registry.close();
+        let refused = registry.slot().expect_err("closed");
+        assert_eq!(refused.reason, Reason::Draining);
     }
 }

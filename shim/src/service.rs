@@ -207,6 +207,7 @@ impl ReversePortForwardService for Service {
     ) -> Result<Response<pb::StatusResponse>, Status> {
         let (runtime, conditions) = self.conditions().await;
         let registry = &self.shared.registry;
+        let off = registry.switched_off();
         answered(
             "Status",
             Ok(pb::StatusResponse {
@@ -217,6 +218,10 @@ impl ReversePortForwardService for Service {
                 connections: registry.connections_open(),
                 wide_bind_allowed: self.shared.allow_wide_bind,
                 protocols: vec![pb::Protocol::Tcp.into()],
+                feature: Some(pb::Feature {
+                    enabled: off.is_none(),
+                    message: off.unwrap_or_default(),
+                }),
             }),
         )
     }

@@ -11,6 +11,7 @@ mod observed;
 mod pressure;
 mod sandboxes;
 mod streaming;
+mod switching;
 mod transfer;
 mod tunnels;
 
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Story> {
         limits::stories(),
         lifecycle::stories(),
         leaving::stories(),
+        switching::stories(),
         faults::stories(),
         pressure::stories(),
     ]

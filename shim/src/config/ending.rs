@@ -2,6 +2,7 @@
 
 use super::duration;
 use clap::Args;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How the node goes away.
@@ -11,4 +12,9 @@ pub struct EndingArgs {
     /// second signal does too.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(0, 3_600_000))]
     pub drain_timeout: Duration,
+
+    /// The feature is off while this file says `off`, and on while it says `on` or is not there;
+    /// anything else is off. It is looked at twice a second.
+    #[arg(long, value_name = "PATH")]
+    pub switch_file: Option<PathBuf>,
 }

@@ -9,4 +9,5 @@ mod limits;
 mod listeners;
 mod streaming;
 mod support;
+mod switching;
 mod tunnels;
