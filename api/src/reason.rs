@@ -103,6 +103,8 @@ table! {
     FeatureOff: "feature_off", FailedPrecondition, 503, Refused, 6, None;
     /// The server is going away and takes no new sessions.
     Draining: "draining", Unavailable, 503, Cancel, 9, None;
+    /// The server may not work without its audit log, which cannot be written.
+    AuditUnavailable: "audit_unavailable", Unavailable, 503, Refused, 6, None;
     /// A fault of this implementation.
     Internal: "internal", Internal, 500, Internal, 1, Some("proxy_internal_error");
 

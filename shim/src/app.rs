@@ -1,6 +1,7 @@
 //! Puts the parts together. Everything that listens is bound before anything is
 //! announced.
 
+use crate::audit::Audit;
 use crate::binder::{Binder, LocalBinder};
 use crate::cache::RequestCache;
 use crate::config::{Config, StreamingAddress};
@@ -30,6 +31,7 @@ use sternline_api::v1alpha1::{
 };
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +44,9 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// How long answers under way may take at shutdown.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long the audit log may take at shutdown to write what waits.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 /// Largest message of the call, in bytes.
 const MAX_CALL: usize = 256 * 1024;
@@ -90,26 +95,29 @@ impl App {
         let limits = Limits::from(&config.limits)
             .validated(raise_descriptor_limit())
             .map_err(anyhow::Error::msg)?;
-        let shared = Arc::new(Shared {
-            registry: Registry::new(&limits),
-            passes: RequestCache::new(limits.tokens),
-            traffic: Arc::new(Traffic::default()),
-            budget: ProcessBudget::new(limits.buffer_bytes_per_node),
-            spare: Spare::take(),
-            limits,
-            allow_wide_bind: config.allow_wide_bind,
-            adopt: Box::new(AdoptSockets),
-        });
+        let traffic = Arc::new(Traffic::default());
+        let budget = ProcessBudget::new(limits.buffer_bytes_per_node);
+        // Before anything counts.
         let metrics = match config.metrics_address {
             None => None,
             Some(addr) => {
-                let exporter =
-                    Exporter::install(Arc::clone(&shared.traffic), Arc::clone(&shared.budget))?;
+                let exporter = Exporter::install(Arc::clone(&traffic), Arc::clone(&budget))?;
                 let listener = TcpListener::bind(addr).await;
                 let listener = listener.with_context(|| format!("--metrics-address {addr}"))?;
                 Some((listener, exporter))
             }
         };
+        let shared = Arc::new(Shared {
+            registry: Registry::new(&limits),
+            passes: RequestCache::new(limits.tokens),
+            traffic,
+            budget,
+            spare: Spare::take(),
+            limits,
+            allow_wide_bind: config.allow_wide_bind,
+            adopt: Box::new(AdoptSockets),
+            audit: Audit::open(&config.audit)?,
+        });
         if let Some(path) = &config.ready_file {
             clear_ready_file(path)?;
         }
@@ -163,6 +171,7 @@ impl App {
                 tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
             }
         }
+        tasks.spawn(reopen_on_hangup(self.shared.audit.clone(), stop.clone())?);
         let (streaming, _streaming_endpoint) = self.streaming;
         tasks.spawn(streaming::serve(
             streaming,
@@ -209,6 +218,8 @@ impl App {
         if timeout(LAST_ANSWERS, &mut call).await.is_err() {
             call.abort();
         }
+        // The last sessions are told of.
+        self.shared.audit.close(LAST_RECORDS).await;
         if let Some(path) = &self.config.ready_file {
             let _ = std::fs::remove_file(path);
         }
@@ -289,6 +300,28 @@ async fn serve_call(
         .add_service(reflection)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
     Ok((health, serving))
+}
+
+/// Opens the audit log again at each SIGHUP, until `stop`; without a log the
+/// signal does what it always does.
+fn reopen_on_hangup(
+    audit: Audit,
+    stop: CancellationToken,
+) -> std::io::Result<impl Future<Output = ()>> {
+    let mut hangup = match audit.is_on() {
+        true => Some(signal(SignalKind::hangup())?),
+        false => None,
+    };
+    Ok(async move {
+        let reopen = async {
+            while let Some(hangup) = &mut hangup
+                && hangup.recv().await.is_some()
+            {
+                audit.reopen();
+            }
+        };
+        stop.run_until_cancelled(reopen).await;
+    })
 }
 
 /// Removes what a killed shim left, which says what is not so.

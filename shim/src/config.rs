@@ -1,7 +1,9 @@
 //! The command line.
 
+mod audit;
 mod ending;
 
+pub use audit::{AuditArgs, AuditTarget};
 pub use ending::EndingArgs;
 
 use crate::limits::Limits;
@@ -88,6 +90,10 @@ pub struct Config {
     /// How it stops.
     #[command(flatten)]
     pub ending: EndingArgs,
+
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditArgs,
 
     /// How often sandboxes with sessions are looked at.
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration(10, 500))]

@@ -10,6 +10,7 @@
 //! [`listener`] and [`watch`].
 
 pub mod app;
+pub mod audit;
 pub mod binder;
 pub mod cache;
 pub mod config;

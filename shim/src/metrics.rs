@@ -59,6 +59,10 @@ metrics! {
     BYTES = "sternline_bytes_total", Counter, ["direction"], "Bytes forwarded: from_pod and to_pod.";
     BUFFERED_BYTES = "sternline_buffered_bytes", Gauge, [], "Bytes that wait in buffers for a reader.";
     ENABLED = "sternline_feature_enabled", Gauge, [], "1 while the feature is on, 0 while it is switched off.";
+    AUDIT_RECORDS = "sternline_audit_records_total", Counter, [], "Lines of the audit log that were written.";
+    AUDIT_LOST = "sternline_audit_lost_total", Counter, [], "Audit records that were lost: the queue was full, or the shim ended before they were written.";
+    AUDIT_QUEUED = "sternline_audit_queued_records", Gauge, [], "Audit records that wait to be written.";
+    AUDIT_FAILING = "sternline_audit_failing", Gauge, [], "1 while the audit log cannot be written, else 0.";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
@@ -215,4 +219,24 @@ pub fn enabled(on: bool) {
 /// A session was set up.
 pub fn set_up(took: Duration) {
     histogram!(SETUP_SECONDS).record(took);
+}
+
+/// Audit records came into the queue, or left it.
+pub fn audit_queued(records: f64) {
+    gauge!(AUDIT_QUEUED).increment(records);
+}
+
+/// A line of the audit log was written.
+pub fn audit_written() {
+    counter!(AUDIT_RECORDS).increment(1);
+}
+
+/// Audit records will never be written.
+pub fn audit_lost(records: u64) {
+    counter!(AUDIT_LOST).increment(records);
+}
+
+/// Whether the audit log cannot be written.
+pub fn audit_failing(failing: bool) {
+    gauge!(AUDIT_FAILING).set(f64::from(u8::from(failing)));
 }

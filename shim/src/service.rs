@@ -60,6 +60,7 @@ impl Service {
         let checked = self.check(request)?;
         let listeners: Vec<String> = checked.listeners.iter().map(ToString::to_string).collect();
         tracing::debug!(asked = %checked.target, listeners = %listeners.join(", "), "request is valid, binding");
+        self.shared.audit.admit()?;
         let mut slot = self.shared.registry.slot()?;
         let request = BindRequest {
             target: checked.target,

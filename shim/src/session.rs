@@ -21,6 +21,7 @@ pub use spare::Spare;
 
 use admission::Arrivals;
 
+use crate::audit::{Audit, SessionAudit};
 use crate::binder::Sandbox;
 use crate::cache::RequestCache;
 use crate::limits::{Limits, millis};
@@ -60,6 +61,8 @@ pub struct Shared {
     pub allow_wide_bind: bool,
     /// Takes over what the binder bound.
     pub adopt: Box<dyn Adopt>,
+    /// Takes the records of sessions and connections.
+    pub audit: Audit,
 }
 
 /// Tells a session's task what to do.
@@ -99,6 +102,8 @@ pub struct Session {
     pub traffic: Arc<Traffic>,
     /// Numbers for lists.
     pub counts: Counts,
+    /// Takes its records.
+    audit: SessionAudit,
     visible: Mutex<Visible>,
     commands: mpsc::Sender<Command>,
     /// Clients between their token or ticket and their tunnel.
@@ -190,17 +195,22 @@ impl Session {
 /// A sentence short enough for a header and a log line: it may hold what a client
 /// sent, which is up to a whole message long.
 #[must_use]
-pub fn capped(mut sentence: String) -> String {
-    const MOST: usize = 1024;
-    if sentence.len() > MOST {
-        let mut end = MOST;
-        while !sentence.is_char_boundary(end) {
+pub fn capped(sentence: String) -> String {
+    cut(sentence, 1024)
+}
+
+/// A text of at most so many bytes, with a mark where the rest was.
+#[must_use]
+pub fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let mut end = most;
+        while !text.is_char_boundary(end) {
             end -= 1;
         }
-        sentence.truncate(end);
-        sentence.push_str(" ...");
+        text.truncate(end);
+        text.push_str(" ...");
     }
-    sentence
+    text
 }
 
 /// Milliseconds since the Unix epoch.

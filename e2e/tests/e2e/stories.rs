@@ -1,5 +1,6 @@
 //! The stories, by theme.
 
+mod audit;
 mod call;
 mod cli;
 mod faults;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Story> {
         streaming::stories(),
         tunnels::stories(),
         observed::stories(),
+        audit::stories(),
         limits::stories(),
         lifecycle::stories(),
         leaving::stories(),

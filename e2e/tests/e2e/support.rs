@@ -1,7 +1,9 @@
 //! What the stories stand on: a node with real sandboxes, the programs under
 //! test, and targets on the workstation.
 
+pub(crate) mod audit;
 pub(crate) mod client;
+pub(crate) mod disk;
 pub(crate) mod enclosure;
 pub(crate) mod forward;
 pub(crate) mod http;

@@ -4,6 +4,7 @@ use super::listens::Listens;
 use super::rejections::Rejections;
 use super::tunnels::Picker;
 use super::{Session, Shared};
+use crate::audit::{Connection, Listener};
 use crate::metrics;
 use crate::netns::out_of_descriptors;
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use sternline_api::Reason;
 use sternline_api::reason::Reset;
-use sternline_tunnel::budget::Budget;
+use sternline_tunnel::budget::{Budget, Traffic};
 use sternline_tunnel::{ConnectRequest, End, RelayOptions, Socket, relay};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
@@ -140,6 +141,7 @@ impl Forwarder {
     fn count_rejection(&self, reason: Reason, listener_id: u32) {
         metrics::connection_rejected(reason);
         self.session.counts.rejected_total.fetch_add(1, Relaxed);
+        self.session.audit.rejected(reason);
         self.rejections.add(reason, listener_id);
     }
 
@@ -162,7 +164,7 @@ impl Forwarder {
         connect: ConnectRequest,
         _permits: Permits,
     ) {
-        let open = Open::new(&self.session);
+        let open = Open::new(&self.session, &connect);
         L::make_ready(&socket);
         let socket = ResetUnlessTaken(Some(socket));
         let dialer = self.picker.pick().await;
@@ -176,7 +178,7 @@ impl Forwarder {
         };
         let options = RelayOptions {
             budget: self.budget.clone(),
-            traffic: Arc::clone(&self.session.traffic),
+            traffic: Arc::clone(&open.traffic),
             idle_timeout: Some(self.shared.limits.idle_timeout).filter(|t| !t.is_zero()),
         };
         let Some(socket) = socket.take() else { return };
@@ -222,17 +224,27 @@ fn status(end: End, idle_timeout: Option<Duration>) -> &'static str {
 /// the end of its session.
 struct Open<'a> {
     session: &'a Session,
+    listener: Listener,
+    peer: SocketAddr,
+    /// Its own bytes, which count for the session too.
+    traffic: Arc<Traffic>,
     since: Instant,
     told: bool,
     _active: metrics::Active,
 }
 
 impl<'a> Open<'a> {
-    fn new(session: &'a Session) -> Self {
+    fn new(session: &'a Session, connect: &ConnectRequest) -> Self {
         session.counts.connections.fetch_add(1, Relaxed);
         session.counts.connections_total.fetch_add(1, Relaxed);
         Self {
             session,
+            listener: Listener {
+                id: connect.listener_id,
+                addr: connect.bound,
+            },
+            peer: connect.peer,
+            traffic: Traffic::below(&session.traffic),
             since: Instant::now(),
             told: false,
             _active: metrics::Active::connection(),
@@ -241,7 +253,20 @@ impl<'a> Open<'a> {
 
     fn ended(mut self, status: &'static str) {
         self.told = true;
-        metrics::connection_ended(status, self.since.elapsed());
+        self.tell(status);
+    }
+
+    fn tell(&self, status: &'static str) {
+        let duration = self.since.elapsed();
+        metrics::connection_ended(status, duration);
+        self.session.audit.connection(Connection {
+            listener: self.listener,
+            peer: self.peer,
+            bytes_from_pod: self.traffic.from_socket(),
+            bytes_to_pod: self.traffic.to_socket(),
+            duration,
+            end: status,
+        });
     }
 }
 
@@ -249,7 +274,7 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.session.counts.connections.fetch_sub(1, Relaxed);
         if !self.told {
-            metrics::connection_ended("session_ended", self.since.elapsed());
+            self.tell("session_ended");
         }
     }
 }

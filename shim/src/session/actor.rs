@@ -10,6 +10,7 @@ use super::control::{self, Control, Heard};
 use super::rejections::Rejections;
 use super::tunnels::Tunnels;
 use super::{Admission, Arrivals, Command, Counts, Session, Shared, TunnelKind, Visible, capped};
+use crate::audit::Subject;
 use crate::binder::{Binder, Bound, Gone, SandboxTarget};
 use crate::cache::Pass;
 use crate::drain;
@@ -79,6 +80,10 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         token,
     } = parts;
     let (commands, inbox) = mpsc::channel(COMMANDS);
+    let audit = shared.audit.session(|| {
+        let sandbox = &bound.sandbox;
+        Subject::new(&id, &requester, &sandbox.id, sandbox.pod.as_ref())
+    });
     let session = Arc::new(Session {
         id,
         sandbox: bound.sandbox,
@@ -88,6 +93,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         hold,
         traffic: Traffic::below(&shared.traffic),
         counts: Counts::default(),
+        audit,
         visible: Mutex::new(Visible {
             state: pb::SessionState::Waiting,
             bound: Vec::new(),
@@ -130,6 +136,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
     };
     let mut listeners = Listeners::default();
     listeners.open(sockets, &forwarder);
+    session.audit.started(listeners.audited(), hold);
     let actor = Actor {
         target: SandboxTarget::Id(session.sandbox.id.clone()),
         session: Arc::clone(&session),

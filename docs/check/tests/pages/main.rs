@@ -1,6 +1,7 @@
 //! Holds the pages to the code. One program, so that `--test pages` runs all
 //! of it and nothing else.
 
+mod audit;
 mod dependencies;
 mod links;
 mod operations;

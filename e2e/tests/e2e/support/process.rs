@@ -80,6 +80,11 @@ impl Process {
         fs::read_to_string(&self.stdout).unwrap_or_default()
     }
 
+    /// The file with what it wrote.
+    pub(crate) fn stdout_path(&self) -> &Path {
+        &self.stdout
+    }
+
     /// What it complained about so far.
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()

@@ -193,6 +193,11 @@ impl Shim {
         Ok(answer.body)
     }
 
+    /// The file with its standard output.
+    pub(crate) fn stdout_path(&self) -> &Path {
+        self.process.stdout_path()
+    }
+
     /// Its log.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()

@@ -1,8 +1,10 @@
 //! How a session gives everything back.
 
 use super::Actor;
+use crate::audit::SessionEnd;
 use crate::metrics;
 use crate::session::control::Control;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use sternline_api::{Failure, Reason};
@@ -45,11 +47,18 @@ impl Actor {
         self.say_farewell().await;
         let (counts, traffic) = (&self.session.counts, &self.session.traffic);
         metrics::session_ended(reason.reason);
+        self.session.audit.ended(SessionEnd {
+            connections: counts.connections_total.load(Relaxed),
+            rejected: counts.rejected_total.load(Relaxed),
+            bytes_from_pod: traffic.from_socket(),
+            bytes_to_pod: traffic.to_socket(),
+            ..SessionEnd::new(reason.reason.label(), &reason.message)
+        });
         tracing::info!(
             reason = %reason.reason,
             message = %reason.message,
-            connections = counts.connections_total.load(std::sync::atomic::Ordering::Relaxed),
-            rejected = counts.rejected_total.load(std::sync::atomic::Ordering::Relaxed),
+            connections = counts.connections_total.load(Relaxed),
+            rejected = counts.rejected_total.load(Relaxed),
             from_pod = traffic.from_socket(),
             to_pod = traffic.to_socket(),
             "session ended"

@@ -1,6 +1,7 @@
 //! The listeners of a session, and the client's wishes to change them.
 
 use super::{Actor, Turn};
+use crate::audit::Listener;
 use crate::binder::{BindRequest, BoundSocket};
 use crate::drain;
 use crate::metrics;
@@ -92,6 +93,15 @@ impl Listeners {
     pub(super) fn bound(&self) -> Vec<pb::Bound> {
         let bound = |open: &Open| pb::Bound::from_addr(open.listener_id, open.addr);
         self.open.iter().map(bound).collect()
+    }
+
+    /// As the audit log names them.
+    pub(super) fn audited(&self) -> Vec<Listener> {
+        let audited = |open: &Open| Listener {
+            id: open.listener_id,
+            addr: open.addr,
+        };
+        self.open.iter().map(audited).collect()
     }
 
     fn has(&self, listener_id: u32) -> bool {
@@ -209,6 +219,10 @@ impl Actor {
             }
             Outcome::Removed => Ok(Vec::new()),
         };
+        if outcome.is_ok() {
+            let listeners = &self.listeners;
+            self.session.audit.listeners_changed(|| listeners.audited());
+        }
         self.show();
         self.tell_changed(change.request_id, id, outcome);
         Turn::Go
