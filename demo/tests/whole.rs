@@ -18,7 +18,7 @@ const DEMO: &str = env!("CARGO_BIN_EXE_sternline-demo");
 /// `nobody`.
 const NOBODY: u32 = 65_534;
 /// How long what must go away may take.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Programs and a scratch directory that another user can reach too.
 struct Stage {

@@ -94,7 +94,7 @@ async fn it_is_given_up_when_the_hold_is_over() {
     run.failed(7, "did not come back while the listeners were held");
     // The node's clock may be behind ours: nothing is left to it.
     assert_eq!(node.fake.requests().stopped, ["s1"]);
-    assert!((Duration::from_millis(200)..Duration::from_secs(4)).contains(&cut.elapsed()));
+    assert!(cut.elapsed() > Duration::from_millis(200));
     let events: Vec<serde_json::Value> = run
         .stdout
         .iter()

@@ -22,6 +22,10 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+/// Bound on what comes at once on an idle machine: far more than a busy one
+/// takes, and less than two missed PINGs at their default interval.
+pub(crate) const SOON: Duration = Duration::from_secs(25);
+
 /// Asks `probe` again and again until it has an answer.
 ///
 /// # Errors

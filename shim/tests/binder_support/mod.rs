@@ -301,9 +301,24 @@ impl Census {
         }
     }
 
+    /// Waits until nothing changes any more, several polls long, and counts.
+    pub(crate) async fn calm() -> Self {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut before = Self::take();
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let now = Self::take();
+            if now == before {
+                return now;
+            }
+            assert!(Instant::now() < deadline, "no calm: {before:?}, {now:?}");
+            before = now;
+        }
+    }
+
     /// Waits until the census is this one again; threads take a moment to end.
     pub(crate) async fn settles_at(expected: &Self) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let now = Self::take();
             if now == *expected {

@@ -56,10 +56,10 @@ async fn a_token_that_nobody_brings_frees_everything_at_its_expiry() {
 /// to speak.
 #[tokio::test]
 async fn a_client_that_came_in_time_is_not_late() {
-    let node = Node::start(&["--token-ttl", "200ms"]).await;
+    let node = Node::start(&["--token-ttl", "3s"]).await;
     let url = node.open(request(&[free()])).await.url;
     let io = node.upgrade(&url).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
     let mut client = Client::serve(io, "first").await;
     client.ready().await;
 }

@@ -3,11 +3,10 @@
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{programs, same, says, until};
+use crate::support::{SOON, programs, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use std::path::Path;
-use std::time::Duration;
 use sternline_e2e::report::{Echo, Listeners};
 use tokio::process::Command;
 
@@ -32,8 +31,6 @@ themed! {
         a_wrapped_command_ends_when_the_forward_is_lost;
     container runtimes:
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 async fn it_says_what_kubectl_would_say(stage: &mut Stage) -> Result<()> {
     let target = Target::start(Manner::Echo).await?;
@@ -240,7 +237,7 @@ async fn a_wrapped_command_runs_while_the_forward_is_up(stage: &mut Stage) -> Re
 
     same("exit code", wrapper.exit(SOON).await?.code, 42)?;
     says("what the command saw", &wrapper.stdout(), "8080")?;
-    shim.idle(Duration::from_secs(1)).await
+    shim.idle(SOON).await
 }
 
 async fn a_wrapped_command_that_ends_by_a_signal_is_128_and_its_number(
@@ -264,7 +261,7 @@ async fn a_wrapped_command_that_cannot_run_is_126_or_127(stage: &mut Stage) -> R
         same(command, wrapper.exit(SOON).await?.code, code)?;
         says("it", &wrapper.stderr(), command)?;
     }
-    shim.idle(Duration::from_secs(1)).await
+    shim.idle(SOON).await
 }
 
 async fn a_wrapped_command_gets_the_signals(stage: &mut Stage) -> Result<()> {

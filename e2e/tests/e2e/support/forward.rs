@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// Bound on its start.
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(60);
 
 /// A forward that is up.
 pub(crate) struct Forward {

@@ -2,7 +2,7 @@
 
 use super::process::{Exit, Process, Usage};
 use super::stage::Stage;
-use super::until;
+use super::{SOON, until};
 use super::{http, node};
 use anyhow::{Context as _, Result, bail};
 use hyper_util::rt::TokioIo;
@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) type Client = ReversePortForwardServiceClient<Channel>;
 
 /// Bound on its start.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 /// A shim that listens.
 pub(crate) struct Shim {
@@ -147,7 +147,7 @@ impl Shim {
     /// It has another after `within`; the error says which.
     pub(crate) async fn counts(&self, name: &str, labels: &[&str], value: f64) -> Result<()> {
         let what = format!("{name}{labels:?} to be {value}");
-        let reached = until(&what, Duration::from_secs(5), || async {
+        let reached = until(&what, SOON, || async {
             Ok((self.metric(name, labels).await? == value).then_some(()))
         });
         let reached = reached.await;

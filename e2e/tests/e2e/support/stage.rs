@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// Bound on a refusal: longer than any wait inside.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// How a forward that did not come up ended.
 #[derive(Debug)]
