@@ -3,11 +3,15 @@
 
 pub(crate) mod containerd;
 pub(crate) mod cri;
+pub(crate) mod crio;
+pub(crate) mod daemon;
 pub(crate) mod image;
 pub(crate) mod pod;
+pub(crate) mod registry;
+pub(crate) mod runtime;
 pub(crate) mod standalone;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,45 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use pod::{Pod, Spawned};
+pub(crate) use runtime::Runtime;
 
-/// The environment variable that chooses.
-pub(crate) const VARIABLE: &str = "STERNLINE_RUNTIME";
-
-/// What makes the sandboxes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Runtime {
-    /// Named network namespaces, and nothing else.
-    Standalone,
-    /// containerd of the 1.6 series, as Debian 12 packages it.
-    Containerd16,
-}
-
-impl Runtime {
-    /// Reads the variable; unset means containerd 1.6.
-    ///
-    /// # Errors
-    /// A name that is not known.
-    pub(crate) fn chosen() -> Result<Self> {
-        match std::env::var(VARIABLE).as_deref() {
-            Ok("standalone") => Ok(Self::Standalone),
-            Ok("containerd-1.6") | Err(_) => Ok(Self::Containerd16),
-            Ok(other) => bail!("{VARIABLE}={other}: choose standalone or containerd-1.6"),
-        }
-    }
-
-    /// Whether sandboxes are those of a container runtime.
-    pub(crate) fn is_cri(self) -> bool {
-        self != Self::Standalone
-    }
-
-    /// The name as the variable spells it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Standalone => "standalone",
-            Self::Containerd16 => "containerd-1.6",
-        }
-    }
-}
+/// Bound on a runtime's word that it is ready.
+const READY: Duration = Duration::from_secs(60);
 
 /// How a pod shall be.
 #[derive(Clone, Debug)]
@@ -77,7 +46,7 @@ enum Kind {
 
 struct CriNode {
     cri: cri::Cri,
-    daemon: tokio::sync::Mutex<containerd::Containerd>,
+    daemon: tokio::sync::Mutex<daemon::Daemon>,
 }
 
 impl Node {
@@ -91,14 +60,12 @@ impl Node {
                 let kind = standalone::Standalone::new(probe);
                 ("standalone".to_owned(), Kind::Standalone(kind))
             }
-            Runtime::Containerd16 => {
-                let daemon = containerd::Containerd::start(runtime, probe).await?;
+            _ => {
+                registry::serve(image::Image::pack(probe)?).await?;
+                let daemon = daemon::Daemon::start(runtime).await?;
                 let cri = cri::Cri::connect(daemon.socket()).await?;
-                cri.ready(Duration::from_secs(20)).await?;
-                let version = cri.version().await?;
-                if !version.starts_with("containerd 1.6.") {
-                    bail!("the containerd found is {version}, not of the 1.6 series");
-                }
+                let version = cri.set_up(runtime).await;
+                let version = version.map_err(|error| anyhow!("{error:#}; {}", daemon.story()))?;
                 let daemon = tokio::sync::Mutex::new(daemon);
                 (version, Kind::Cri(Box::new(CriNode { cri, daemon })))
             }
@@ -166,7 +133,7 @@ impl Node {
             return Ok(());
         };
         node.daemon.lock().await.run().await?;
-        node.cri.ready(Duration::from_secs(20)).await
+        node.cri.ready(READY).await
     }
 
     /// Removes every sandbox, whoever made it.

@@ -21,7 +21,7 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(240);
 
 /// Longest that anything may outlive its story.
-const TIDY: Duration = Duration::from_secs(10);
+const TIDY: Duration = Duration::from_secs(30);
 
 /// A story as a function.
 pub(crate) type Tell =
@@ -91,7 +91,7 @@ pub(crate) fn main() -> Result<ExitCode> {
 
     let ran = conclusion.num_passed + conclusion.num_failed;
     let place = match runtime.is_cri() {
-        true => format!("real containerd pods ({})", node.version()),
+        true => format!("real pods ({})", node.version()),
         false => "plain network namespaces (standalone)".to_owned(),
     };
     writeln!(std::io::stdout(), "{ran} end-to-end tests ran on {place}")?;

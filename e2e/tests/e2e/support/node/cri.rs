@@ -2,9 +2,9 @@
 //! does it.
 
 use super::pod::{Output, PROBE};
-use super::{PodWish, image};
+use super::{PodWish, READY, Runtime, image};
 use crate::support::{enclosure, until};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,6 +28,7 @@ const EXEC_SECONDS: i64 = 120;
 pub(crate) struct Cri {
     socket: PathBuf,
     client: Client,
+    images: pb::image_service_client::ImageServiceClient<Channel>,
 }
 
 impl Cri {
@@ -45,6 +46,7 @@ impl Cri {
             }));
         Ok(Self {
             socket: socket.to_owned(),
+            images: pb::image_service_client::ImageServiceClient::new(channel.clone()),
             client: Client::new(channel),
         })
     }
@@ -64,10 +66,34 @@ impl Cri {
                 return Ok(None);
             };
             let status = answer.into_inner().status.unwrap_or_default();
-            let all = status.conditions.len() >= 2 && status.conditions.iter().all(|c| c.status);
-            Ok(all.then_some(()))
+            // Some runtimes have more conditions, which are warnings.
+            let is = |name: &str| {
+                let mut all = status.conditions.iter();
+                all.any(|condition| condition.r#type == name && condition.status)
+            };
+            Ok((is("RuntimeReady") && is("NetworkReady")).then_some(()))
         })
         .await
+    }
+
+    /// Waits until the runtime is ready, looks whether it is of the series that
+    /// was asked for, and has it pull the probe's image.
+    ///
+    /// # Errors
+    /// It does not come up, is another one, or cannot pull.
+    pub(crate) async fn set_up(&self, runtime: Runtime) -> Result<String> {
+        self.ready(READY).await?;
+        let version = self.version().await?;
+        if !version.starts_with(runtime.series()) {
+            bail!("{version} is no {}", runtime.name());
+        }
+        let request = pb::PullImageRequest {
+            image: Some(the_image()),
+            ..Default::default()
+        };
+        let pull = Box::pin(self.images.clone().pull_image(request)).await;
+        pull.context("cannot pull the probe's image")?;
+        Ok(version)
     }
 
     /// Name and version of the runtime.
@@ -103,6 +129,7 @@ impl Cri {
             cri: self.clone(),
             id,
             config,
+            namespaces: namespaces(wish),
             ip: None,
             main: String::new(),
             containers: AtomicU32::new(0),
@@ -131,6 +158,7 @@ pub(crate) struct Pod {
     cri: Cri,
     id: String,
     config: pb::PodSandboxConfig,
+    namespaces: pb::NamespaceOption,
     ip: Option<IpAddr>,
     main: String,
     containers: AtomicU32,
@@ -178,13 +206,16 @@ impl Pod {
                 name: format!("probe-{number}"),
                 attempt: 0,
             }),
-            image: Some(pb::ImageSpec {
-                image: image::NAME.to_owned(),
-                ..Default::default()
-            }),
+            image: Some(the_image()),
             command: command(words),
             log_path: log_path.clone(),
-            linux: Some(pb::LinuxContainerConfig::default()),
+            linux: Some(pb::LinuxContainerConfig {
+                security_context: Some(pb::LinuxContainerSecurityContext {
+                    namespace_options: Some(self.namespaces.clone()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let request = pb::CreateContainerRequest {
@@ -255,6 +286,14 @@ impl Container {
     }
 }
 
+fn the_image() -> pb::ImageSpec {
+    pb::ImageSpec {
+        image: image::NAME.to_owned(),
+        user_specified_image: image::NAME.to_owned(),
+        ..Default::default()
+    }
+}
+
 fn command(words: &[&str]) -> Vec<String> {
     let words = words.iter().map(|word| (*word).to_owned());
     std::iter::once(PROBE.to_owned()).chain(words).collect()
@@ -275,6 +314,19 @@ async fn remove(client: &Client, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// The same for the sandbox and its containers, as kubelet has it.
+fn namespaces(wish: &PodWish) -> pb::NamespaceOption {
+    let network = match wish.host_network {
+        true => pb::NamespaceMode::Node,
+        false => pb::NamespaceMode::Pod,
+    };
+    pb::NamespaceOption {
+        network: network.into(),
+        pid: pb::NamespaceMode::Container.into(),
+        ..Default::default()
+    }
+}
+
 fn sandbox_config(wish: &PodWish) -> pb::PodSandboxConfig {
     let uid = format!("uid-{}", wish.name);
     let labels = [
@@ -282,15 +334,6 @@ fn sandbox_config(wish: &PodWish) -> pb::PodSandboxConfig {
         ("io.kubernetes.pod.namespace", "default"),
         ("io.kubernetes.pod.uid", uid.as_str()),
     ];
-    let network = match wish.host_network {
-        true => pb::NamespaceMode::Node,
-        false => pb::NamespaceMode::Pod,
-    };
-    let namespaces = pb::NamespaceOption {
-        network: network.into(),
-        pid: pb::NamespaceMode::Container.into(),
-        ..Default::default()
-    };
     pb::PodSandboxConfig {
         metadata: Some(pb::PodSandboxMetadata {
             name: wish.name.clone(),
@@ -311,7 +354,7 @@ fn sandbox_config(wish: &PodWish) -> pb::PodSandboxConfig {
         linux: Some(pb::LinuxPodSandboxConfig {
             cgroup_parent: enclosure::cgroup_parent(),
             security_context: Some(pb::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces),
+                namespace_options: Some(namespaces(wish)),
                 ..Default::default()
             }),
             ..Default::default()

@@ -2,79 +2,98 @@
 
 use super::pod::PROBE;
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use sternline_e2e::pattern::hex;
 use tar::{Builder, Header};
 
-/// The image's name. Nobody can pull it: `.test` names nothing (RFC 6761).
-pub(crate) const NAME: &str = "sternline.test/probe:1";
+/// Where the run's own registry listens. Runtimes speak clear text to it, as
+/// it is on loopback.
+pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 
-/// Writes an OCI image layout of the probe as a tar archive.
-///
-/// # Errors
-/// The probe is not readable, or the archive not writable.
-pub(crate) fn pack(probe: &Path, archive: &Path) -> Result<()> {
-    let mut layer = Builder::new(Vec::new());
-    let name = PROBE.trim_start_matches('/');
-    append(&mut layer, name, &fs::read(probe)?, 0o755)?;
-    let layer = layer.into_inner()?;
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let config = serde_json::to_vec(&json!({
-        "architecture": architecture,
-        "os": "linux",
-        "config": { "Entrypoint": [PROBE, "pause"] },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
-    }))?;
-    let manifest = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-    }))?;
-    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    entry["annotations"] = json!({ "io.containerd.image.name": NAME });
-    let index = serde_json::to_vec(&json!({ "schemaVersion": 2, "manifests": [entry] }))?;
+/// The image's name.
+pub(crate) const NAME: &str = "127.0.0.1:5000/probe:1";
 
-    let mut image = Builder::new(File::create(archive)?);
-    append(
-        &mut image,
-        "oci-layout",
-        br#"{"imageLayoutVersion":"1.0.0"}"#,
-        0o644,
-    )?;
-    append(&mut image, "index.json", &index, 0o644)?;
-    for blob in [layer, config, manifest] {
-        let path = format!("blobs/{}", digest(&blob).replace(':', "/"));
-        append(&mut image, &path, &blob, 0o644)?;
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// The image as a registry serves it.
+pub(crate) struct Image {
+    manifest: Blob,
+    blobs: [Blob; 2],
+}
+
+/// A part of it.
+pub(crate) struct Blob {
+    pub(crate) media_type: &'static str,
+    pub(crate) digest: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Blob {
+    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
+        Self {
+            media_type,
+            digest: format!("sha256:{}", hex(&Sha256::digest(&bytes))),
+            bytes,
+        }
     }
-    image.finish()?;
-    Ok(())
+
+    fn described(&self) -> serde_json::Value {
+        let size = self.bytes.len();
+        json!({ "mediaType": self.media_type, "digest": self.digest, "size": size })
+    }
 }
 
-fn append<W: std::io::Write>(
-    tar: &mut Builder<W>,
-    path: &str,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<()> {
-    let mut header = Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(mode);
-    tar.append_data(&mut header, path, bytes)?;
-    Ok(())
-}
+impl Image {
+    /// Packs the probe.
+    ///
+    /// # Errors
+    /// It is not readable.
+    pub(crate) fn pack(probe: &Path) -> Result<Self> {
+        let mut layer = Builder::new(Vec::new());
+        let mut header = Header::new_gnu();
+        let probe = fs::read(probe)?;
+        header.set_size(probe.len() as u64);
+        header.set_mode(0o755);
+        layer.append_data(&mut header, PROBE.trim_start_matches('/'), &probe[..])?;
+        let layer = layer.into_inner()?;
+        let layer = Blob::new("application/vnd.oci.image.layer.v1.tar", layer);
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let config = serde_json::to_vec(&json!({
+            "architecture": architecture,
+            "os": "linux",
+            "config": { "Entrypoint": [PROBE, "pause"] },
+            "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
+        }))?;
+        let config = Blob::new("application/vnd.oci.image.config.v1+json", config);
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config.described(),
+            "layers": [layer.described()],
+        }))?;
+        Ok(Self {
+            manifest: Blob::new(MANIFEST, manifest),
+            blobs: [layer, config],
+        })
+    }
 
-fn descriptor(media_type: &str, blob: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
-}
-
-fn digest(blob: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(blob)))
+    /// What stands at a path of the registry's API.
+    pub(crate) fn find(&self, path: &str) -> Option<&Blob> {
+        match path.trim_start_matches("/v2").trim_start_matches('/') {
+            // Whether it is a registry at all: any answer will do.
+            "" => Some(&self.blobs[1]),
+            path if path.starts_with("probe/manifests/") => Some(&self.manifest),
+            path => {
+                let digest = path.strip_prefix("probe/blobs/")?;
+                self.blobs.iter().find(|blob| blob.digest == digest)
+            }
+        }
+    }
 }
