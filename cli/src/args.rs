@@ -11,6 +11,9 @@ use std::time::Duration;
 use sternline_api::protocol::DEFAULT_SOCKET;
 
 mod help;
+mod tls;
+
+pub use tls::TlsArgs;
 
 /// Forwards ports of a Kubernetes pod to this machine: the direction of ssh -R.
 #[derive(Debug, Parser)]
@@ -85,6 +88,9 @@ pub struct Forward {
     /// Keep the listeners for so long when the connection is lost, and come back to them.
     #[arg(long, value_name = "SPAN", default_value = "0", value_parser = span::parse)]
     pub hold: Duration,
+    /// TLS to the streaming endpoint.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Command to run while the forward is up; its exit code is ours.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

@@ -21,7 +21,7 @@ mod setup;
 mod silence;
 
 use crate::args::Format;
-use crate::connect::Server;
+use crate::connect::{Server, Trust};
 use crate::descriptors::Descriptors;
 use crate::fault::{Fault, exit};
 use crate::output::Output;
@@ -75,11 +75,12 @@ enum Finish {
 }
 
 /// Forwards until the end and returns the exit code.
-pub async fn run(plan: Plan, server: Server, output: Output, held: Held) -> u8 {
+pub async fn run(plan: Plan, server: Server, trust: Trust, output: Output, held: Held) -> u8 {
     let reporter: Arc<dyn Reporter> = reporter(plan.format, plan.quiet, output.clone()).into();
     let totals = Arc::default();
     let outside: Arc<dyn Outside> = Arc::new(Machine {
         server: server.clone(),
+        trust,
     });
     let connections = Connections::new(
         Arc::clone(&reporter),

@@ -22,7 +22,7 @@ pub mod target;
 
 use args::{Cli, Command, Common};
 use clap::Parser;
-use connect::Server;
+use connect::{Server, Trust};
 use descriptors::Descriptors;
 use fault::{Fault, exit};
 use forward::Plan;
@@ -70,8 +70,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_forward(args: &args::Forward, common: &Common, server: Server) -> u8 {
-    let checked = args.check();
-    let (place, specs) = match checked {
+    let checked = args.check().and_then(|(place, specs)| {
+        let trust = Trust::load(&args.tls)?;
+        Ok((place, specs, trust))
+    });
+    let (place, specs, trust) = match checked {
         Ok(checked) => checked,
         Err(fault) => return simple(common, |_| async { Err(fault) }),
     };
@@ -91,7 +94,7 @@ fn run_forward(args: &args::Forward, common: &Common, server: Server) -> u8 {
     };
     in_runtime(&output, |output| async move {
         match held {
-            Ok(held) => Ok(Box::pin(forward::run(plan, server, output, held)).await),
+            Ok(held) => Ok(Box::pin(forward::run(plan, server, trust, output, held)).await),
             Err(error) => Err(Fault::new(
                 exit::OTHER,
                 format!("cannot listen for signals: {}", cause(&error)),

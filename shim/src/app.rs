@@ -4,7 +4,7 @@
 use crate::audit::Audit;
 use crate::binder::{Binder, LocalBinder};
 use crate::cache::RequestCache;
-use crate::config::{Config, StreamingAddress};
+use crate::config::{Config, StreamingAddress, TlsFiles};
 use crate::drain::{self, Orders};
 use crate::endpoint::UnixEndpoint;
 use crate::limits::{Limits, raise_descriptor_limit};
@@ -15,6 +15,7 @@ use crate::service::Service;
 use crate::session::{AdoptSockets, Shared, Spare};
 use crate::streaming::{self, StreamingListener};
 use crate::switch::{self, Switch};
+use crate::tls::Tls;
 use anyhow::Context as _;
 use serde::Serialize;
 use std::fs::File;
@@ -95,6 +96,8 @@ impl App {
         let limits = Limits::from(&config.limits)
             .validated(raise_descriptor_limit())
             .map_err(anyhow::Error::msg)?;
+        let files = config.tls.files(&config.streaming_address);
+        let files = files.map_err(anyhow::Error::msg)?;
         let traffic = Arc::new(Traffic::default());
         let budget = ProcessBudget::new(limits.buffer_bytes_per_node);
         // Before anything counts.
@@ -107,6 +110,10 @@ impl App {
                 Some((listener, exporter))
             }
         };
+        if let Some(path) = &config.ready_file {
+            clear_ready_file(path)?;
+        }
+        let (streaming, base) = bind_streaming(&config, files).await?;
         let shared = Arc::new(Shared {
             registry: Registry::new(&limits),
             passes: RequestCache::new(limits.tokens),
@@ -117,11 +124,11 @@ impl App {
             allow_wide_bind: config.allow_wide_bind,
             adopt: Box::new(AdoptSockets),
             audit: Audit::open(&config.audit)?,
+            tls: match &streaming {
+                (StreamingListener::Tls(_, tls), _) => Some(Arc::clone(tls)),
+                _ => None,
+            },
         });
-        if let Some(path) = &config.ready_file {
-            clear_ready_file(path)?;
-        }
-        let (streaming, base) = bind_streaming(&config.streaming_address).await?;
         let call = UnixEndpoint::bind(&config.socket)
             .with_context(|| format!("--socket {}", config.socket.display()))?;
         let addresses = Addresses {
@@ -151,15 +158,20 @@ impl App {
         let tasks = TaskTracker::new();
         if let Some((listener, exporter)) = self.metrics {
             let binder = Arc::clone(&self.binder);
-            let registry = Arc::clone(&self.shared.registry);
+            let shared = Arc::clone(&self.shared);
             tasks.spawn(exporter.clone().keep_up(stop.clone()));
             tasks.spawn(observe::serve(
                 listener,
                 exporter,
                 binder,
-                registry,
+                shared,
                 stop.clone(),
             ));
+        }
+        if let Some(tls) = &self.shared.tls {
+            let every = self.config.tls.streaming_tls_reload_interval;
+            let hangups = signal(SignalKind::hangup())?;
+            tasks.spawn(Arc::clone(tls).watch(every, hangups, stop.clone()));
         }
         match &self.config.ending.switch_file {
             None => metrics::enabled(true),
@@ -242,13 +254,22 @@ fn binder(config: &Config) -> Result<Arc<dyn Binder>, Failure> {
 }
 
 async fn bind_streaming(
-    address: &StreamingAddress,
+    config: &Config,
+    files: Option<TlsFiles>,
 ) -> anyhow::Result<((StreamingListener, Option<UnixEndpoint>), String)> {
-    match address {
+    match &config.streaming_address {
         StreamingAddress::Tcp(addr) => {
             let listener = TcpListener::bind(addr).await;
             let listener = listener.with_context(|| format!("--streaming-address {addr}"))?;
-            let base = format!("http://{}", listener.local_addr()?);
+            let bound = listener.local_addr()?;
+            if let Some(files) = files {
+                let host = config.tls.host(bound);
+                let base = format!("https://{host}:{}", bound.port());
+                let limit = config.tls.streaming_tls_handshake_timeout;
+                let tls = Tls::load(files, host, limit)?;
+                return Ok(((StreamingListener::Tls(listener, tls), None), base));
+            }
+            let base = format!("http://{bound}");
             Ok(((StreamingListener::Tcp(listener), None), base))
         }
         StreamingAddress::Unix(path) => {

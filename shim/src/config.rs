@@ -2,9 +2,11 @@
 
 mod audit;
 mod ending;
+mod tls;
 
 pub use audit::{AuditArgs, AuditTarget};
 pub use ending::EndingArgs;
+pub use tls::{Host, TlsArgs, TlsFiles};
 
 use crate::limits::Limits;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -40,7 +42,8 @@ pub struct Config {
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 
-    /// Where clients stream: a loopback address with a port (0 for a free one), or unix:PATH.
+    /// Where clients stream: an address with a port (0 for a free one), or unix:PATH. Beyond
+    /// loopback with TLS only.
     #[arg(
         long,
         value_name = "ADDR:PORT|unix:PATH",
@@ -82,6 +85,10 @@ pub struct Config {
     /// Serve /metrics, /healthz and /readyz here; off unless given.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics_address: Option<SocketAddr>,
+
+    /// TLS of the streaming endpoint.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// The limits.
     #[command(flatten)]
@@ -193,7 +200,7 @@ pub enum LogFormat {
 /// Where clients stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamingAddress {
-    /// Plain HTTP on loopback.
+    /// HTTP on TCP: in clear text on loopback only, see [`TlsArgs::files`].
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
@@ -214,11 +221,6 @@ impl FromStr for StreamingAddress {
         let addr: SocketAddr = text
             .parse()
             .map_err(|_| format!("{text:?} is neither ADDR:PORT nor unix:PATH"))?;
-        if !addr.ip().is_loopback() {
-            return Err(format!(
-                "{addr} is not loopback: plain HTTP is served on loopback or a Unix socket only"
-            ));
-        }
         Ok(Self::Tcp(addr))
     }
 }
@@ -300,14 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_beyond_loopback_is_refused() {
-        for bad in [
-            "0.0.0.0:1",
-            "10.0.0.1:80",
-            "unix:relative",
-            "localhost:80",
-            "",
-        ] {
+    fn an_endpoint_is_an_address_or_a_path() {
+        for bad in ["unix:relative", "localhost:80", "127.0.0.1", ""] {
             assert!(serve(&["--streaming-address", bad]).is_err(), "{bad}");
         }
         for good in [

@@ -30,4 +30,5 @@ pub mod session;
 pub mod streaming;
 pub mod switch;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;

@@ -3,7 +3,7 @@
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sternline_api::Reason;
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
 use tokio::time::sleep;
@@ -63,6 +63,9 @@ metrics! {
     AUDIT_LOST = "sternline_audit_lost_total", Counter, [], "Audit records that were lost: the queue was full, or the shim ended before they were written.";
     AUDIT_QUEUED = "sternline_audit_queued_records", Gauge, [], "Audit records that wait to be written.";
     AUDIT_FAILING = "sternline_audit_failing", Gauge, [], "1 while the audit log cannot be written, else 0.";
+    HANDSHAKES = "sternline_streaming_handshakes_total", Counter, ["result"], "TLS handshakes of clients, by how they ended.";
+    CERTIFICATE_EXPIRY = "sternline_streaming_certificate_expiry_timestamp_seconds", Gauge, [], "When the certificate in use expires, as Unix time; 0 without TLS.";
+    CERTIFICATE_RELOADS = "sternline_streaming_certificate_reloads_total", Counter, ["result"], "New certificates: loaded, or failed, which leaves the old one in use.";
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
@@ -239,4 +242,21 @@ pub fn audit_lost(records: u64) {
 /// Whether the audit log cannot be written.
 pub fn audit_failing(failing: bool) {
     gauge!(AUDIT_FAILING).set(f64::from(u8::from(failing)));
+}
+
+/// A TLS handshake ended.
+pub fn handshake(result: &'static str) {
+    counter!(HANDSHAKES, "result" => result).increment(1);
+}
+
+/// A certificate came into use.
+pub fn certificate_expires(at: SystemTime) {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    gauge!(CERTIFICATE_EXPIRY).set(since.as_secs_f64());
+}
+
+/// New files of a certificate were looked at.
+pub fn certificate_reloaded(loaded: bool) {
+    let result = if loaded { "loaded" } else { "failed" };
+    counter!(CERTIFICATE_RELOADS, "result" => result).increment(1);
 }

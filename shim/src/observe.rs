@@ -3,6 +3,7 @@
 use crate::binder::Binder;
 use crate::metrics::Exporter;
 use crate::registry::Registry;
+use crate::session::Shared;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -11,7 +12,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use sternline_api::Reason;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -29,7 +30,7 @@ pub async fn serve(
     listener: TcpListener,
     exporter: Exporter,
     binder: Arc<dyn Binder>,
-    registry: Arc<Registry>,
+    shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -41,9 +42,9 @@ pub async fn serve(
                 continue;
             };
             let (exporter, binder, stop) = (exporter.clone(), Arc::clone(&binder), stop.clone());
-            let registry = Arc::clone(&registry);
+            let shared = Arc::clone(&shared);
             tokio::spawn(async move {
-                let service = service_fn(|request| answer(request, &exporter, &*binder, &registry));
+                let service = service_fn(|request| answer(request, &exporter, &*binder, &shared));
                 let http = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(5))
@@ -63,7 +64,7 @@ async fn answer(
     request: Request<Incoming>,
     exporter: &Exporter,
     binder: &dyn Binder,
-    registry: &Registry,
+    shared: &Shared,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()));
@@ -71,8 +72,8 @@ async fn answer(
     Ok(match request.uri().path() {
         "/metrics" => text(StatusCode::OK, exporter.render()),
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => match not_ready(binder, registry).await {
-            None => text(StatusCode::OK, ready(registry)),
+        "/readyz" => match not_ready(binder, shared).await {
+            None => text(StatusCode::OK, ready(&shared.registry)),
             Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
         },
         _ => text(
@@ -84,10 +85,16 @@ async fn answer(
 
 /// Why the node is not as its settings want it, if so. Switched off it is: an
 /// operator's wish must not look like a fault, nor hold up a rollout.
-async fn not_ready(binder: &dyn Binder, registry: &Registry) -> Option<String> {
-    match registry.refusal() {
-        Some(refusal) if refusal.reason == Reason::Draining => Some(refusal.message),
-        _ => binder.status().await.trouble,
+async fn not_ready(binder: &dyn Binder, shared: &Shared) -> Option<String> {
+    let refusal = shared.registry.refusal();
+    if let Some(refusal) = refusal.filter(|refusal| refusal.reason == Reason::Draining) {
+        return Some(refusal.message);
+    }
+    let certificate = shared.tls.as_ref();
+    let certificate = certificate.and_then(|tls| tls.trouble(SystemTime::now()));
+    match certificate.filter(|trouble| trouble.shut) {
+        Some(trouble) => Some(trouble.sentence),
+        None => binder.status().await.trouble,
     }
 }
 

@@ -157,7 +157,7 @@ impl Service {
         let (why, sentence) = refusal.as_ref().map_or(("", ""), |refusal| {
             (refusal.reason.label(), refusal.message.as_str())
         });
-        let conditions = vec![
+        let mut conditions = vec![
             pb::Condition {
                 r#type: "Ready".to_owned(),
                 status: refusal.is_none(),
@@ -171,6 +171,15 @@ impl Service {
                 message: trouble,
             },
         ];
+        if let Some(tls) = &self.shared.tls {
+            let trouble = tls.trouble(SystemTime::now());
+            conditions.push(pb::Condition {
+                r#type: "StreamingCertificate".to_owned(),
+                status: trouble.is_none(),
+                reason: trouble.as_ref().map_or("", |t| t.word).to_owned(),
+                message: trouble.map_or_else(String::new, |t| t.sentence),
+            });
+        }
         (status.runtime, conditions)
     }
 }

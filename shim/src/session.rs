@@ -26,6 +26,7 @@ use crate::binder::Sandbox;
 use crate::cache::RequestCache;
 use crate::limits::{Limits, millis};
 use crate::registry::Registry;
+use crate::tls::Tls;
 use std::collections::BTreeMap;
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -63,6 +64,8 @@ pub struct Shared {
     pub adopt: Box<dyn Adopt>,
     /// Takes the records of sessions and connections.
     pub audit: Audit,
+    /// What the streaming endpoint is encrypted with, if it is.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Tells a session's task what to do.

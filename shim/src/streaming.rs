@@ -1,10 +1,12 @@
 //! The streaming endpoint: HTTP/1.1 until the Upgrade, then a tunnel.
 
+mod tls;
 mod upgrade;
 mod waiting;
 
 use crate::metrics;
 use crate::session::{Arrival, Shared};
+use crate::tls::Tls;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -44,6 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum StreamingListener {
     /// Plain HTTP on loopback.
     Tcp(TcpListener),
+    /// HTTP in TLS.
+    Tls(TcpListener, Arc<Tls>),
     /// A Unix socket.
     Unix(UnixListener),
 }
@@ -67,6 +71,10 @@ pub async fn serve(listener: StreamingListener, shared: Arc<Shared>, stop: Cance
                 let _ = io.set_nodelay(true);
                 tasks.spawn(connection(io, shared, place, stop));
             }
+            Ok(Accepted::Tls(io, tls)) => {
+                let _ = io.set_nodelay(true);
+                tasks.spawn(tls::encrypted(io, tls, shared, place, stop));
+            }
             Ok(Accepted::Unix(io)) => {
                 tasks.spawn(connection(io, shared, place, stop));
             }
@@ -84,12 +92,17 @@ pub async fn serve(listener: StreamingListener, shared: Arc<Shared>, stop: Cance
 
 enum Accepted {
     Tcp(tokio::net::TcpStream),
+    Tls(tokio::net::TcpStream, Arc<Tls>),
     Unix(tokio::net::UnixStream),
 }
 
 async fn accept(listener: &StreamingListener) -> std::io::Result<Accepted> {
     match listener {
         StreamingListener::Tcp(tcp) => tcp.accept().await.map(|(io, _)| Accepted::Tcp(io)),
+        StreamingListener::Tls(tcp, tls) => {
+            let (io, _) = tcp.accept().await?;
+            Ok(Accepted::Tls(io, Arc::clone(tls)))
+        }
         StreamingListener::Unix(unix) => unix.accept().await.map(|(io, _)| Accepted::Unix(io)),
     }
 }

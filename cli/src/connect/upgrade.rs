@@ -1,6 +1,7 @@
 //! Turns a streaming URL into a byte stream: an HTTP/1.1 Upgrade in its raw
 //! form. Nothing is sent before the 101, which proxies would lose.
 
+use super::tls::{self, Trust};
 use super::url::{Endpoint, StreamUrl};
 use crate::clean::clean;
 use crate::fault::{Fault, exit};
@@ -28,13 +29,13 @@ const LONGEST_BODY: usize = 16 * 1024;
 /// What the tunnel runs over.
 pub type ByteStream = TokioIo<Upgraded>;
 
-/// Opens the byte stream at `url`, within `limit`.
+/// Opens the byte stream at `url`, within `limit`, to a node that `trust` trusts.
 ///
 /// # Errors
-/// Nobody listens (exit code 6), or the answer is not the 101 that was asked
+/// Nobody listens or the node cannot prove who it is (exit code 6), or the answer is not the 101 that was asked
 /// for, in which case its own explanation is given.
-pub async fn open(url: &StreamUrl, limit: Duration) -> Result<ByteStream, Fault> {
-    timeout(limit, open_unbounded(url)).await.unwrap_or_else(|_| {
+pub async fn open(url: &StreamUrl, trust: &Trust, limit: Duration) -> Result<ByteStream, Fault> {
+    timeout(limit, open_unbounded(url, trust)).await.unwrap_or_else(|_| {
         Err(Fault::no_server(format!(
             "the streaming endpoint {} did not answer within {}: --request-timeout waits longer",
             url.endpoint(),
@@ -43,19 +44,31 @@ pub async fn open(url: &StreamUrl, limit: Duration) -> Result<ByteStream, Fault>
     })
 }
 
-async fn open_unbounded(url: &StreamUrl) -> Result<ByteStream, Fault> {
+async fn open_unbounded(url: &StreamUrl, trust: &Trust) -> Result<ByteStream, Fault> {
     tracing::info!(endpoint = %url.endpoint(), "connecting to the streaming endpoint");
     let unreachable = |error: io::Error| {
         Fault::no_server(format!(
-            "cannot reach the streaming endpoint {}: {}: is the shim still running on this machine?",
+            "cannot reach the streaming endpoint {}: {}: {}",
             url.endpoint(),
-            crate::cause(&error)
+            crate::cause(&error),
+            match url.endpoint() {
+                Endpoint::Tls(..) => "is the node reachable from here?",
+                _ => "is the shim still running on this machine?",
+            }
         ))
     };
     match url.endpoint() {
         Endpoint::Loopback(address) => {
             let stream = TcpStream::connect(address).await.map_err(unreachable)?;
             stream.set_nodelay(true).map_err(unreachable)?;
+            upgrade(stream, url).await
+        }
+        Endpoint::Tls(host, port) => {
+            let to = (host.to_dial(), *port);
+            let stream = TcpStream::connect(to).await.map_err(unreachable)?;
+            stream.set_nodelay(true).map_err(unreachable)?;
+            tracing::info!("checking who is there");
+            let stream = trust.encrypt(stream, host, *port).await?;
             upgrade(stream, url).await
         }
         Endpoint::Unix(path) => {
@@ -94,7 +107,9 @@ where
             .body(Empty::<Bytes>::new())
             .map_err(|_| broke_off())?;
         let response = requests.send_request(request).await.map_err(|error| {
-            if error.is_parse() {
+            if let Some(refused) = tls::refused(endpoint, &error) {
+                refused
+            } else if error.is_parse() {
                 Fault::protocol(format!(
                     "the streaming endpoint {endpoint} does not answer in HTTP/1.1"
                 ))

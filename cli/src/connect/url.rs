@@ -1,10 +1,11 @@
 //! The streaming URL of a session.
 //!
 //! It comes from a server, and the client goes where it says. So a URL is read
-//! strictly: plain HTTP to loopback or to a Unix socket, and the path of
-//! sessions. Its last segment is a token: it is never printed or logged.
+//! strictly: plain HTTP to loopback or to a Unix socket, TLS to anywhere, and the
+//! path of sessions. Its last segment is a token: it is never printed or logged.
 
 use crate::fault::Fault;
+use rustls::pki_types::ServerName;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,14 +19,46 @@ const LONGEST: usize = 2048;
 pub enum Endpoint {
     /// A TCP port on loopback.
     Loopback(SocketAddr),
+    /// TLS to any host.
+    Tls(Host, u16),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// A host that a certificate can be for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host(ServerName<'static>);
+
+impl Host {
+    /// As certificates are checked for it.
+    pub(super) fn name(&self) -> &ServerName<'static> {
+        &self.0
+    }
+
+    /// As a resolver takes it.
+    pub(super) fn to_dial(&self) -> String {
+        self.0.to_str().into_owned()
+    }
+}
+
+/// As it stands in a URL.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            ServerName::IpAddress(ip) => match IpAddr::from(*ip) {
+                IpAddr::V6(ip) => write!(f, "[{ip}]"),
+                IpAddr::V4(ip) => write!(f, "{ip}"),
+            },
+            name => f.write_str(&name.to_str()),
+        }
+    }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loopback(address) => address.fmt(f),
+            Self::Tls(host, port) => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -64,11 +97,15 @@ impl StreamUrl {
                 Some(address) => Endpoint::Loopback(address),
                 None => return refuse("leads to a host other than loopback"),
             },
+            "https" => match anywhere(authority) {
+                Some((host, port)) => Endpoint::Tls(host, port),
+                None => return refuse("names no host and port"),
+            },
             UNIX_SCHEME => match socket(authority) {
                 Some(path) => Endpoint::Unix(path),
                 None => return refuse("names no Unix socket by an absolute path"),
             },
-            _ => return refuse("is neither http nor http+unix"),
+            _ => return refuse("is neither http, https nor http+unix"),
         };
         match rest[authority.len()..].strip_prefix(SESSIONS_PATH) {
             Some(token) if is_token(token) => Ok(Self {
@@ -103,7 +140,7 @@ impl StreamUrl {
     /// The `Host` field.
     pub(super) fn host(&self) -> String {
         match &self.endpoint {
-            Endpoint::Loopback(address) => address.to_string(),
+            Endpoint::Loopback(_) | Endpoint::Tls(..) => self.endpoint.to_string(),
             Endpoint::Unix(_) => "localhost".to_owned(),
         }
     }
@@ -138,6 +175,20 @@ fn loopback(authority: &str) -> Option<SocketAddr> {
     (plain && ip.is_loopback() && address.port() != 0).then_some(address)
 }
 
+/// A DNS name or an address, and a port.
+fn anywhere(authority: &str) -> Option<(Host, u16)> {
+    let (host, port) = authority.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    let bare = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').filter(|ip| ip.contains(':'))?,
+        // More colons are an IPv6 address without its brackets.
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    let name = ServerName::try_from(bare.to_owned()).ok()?;
+    Some((Host(name), port))
+}
+
 fn socket(authority: &str) -> Option<PathBuf> {
     let mut bytes = Vec::with_capacity(authority.len());
     let mut rest = authority.as_bytes();
@@ -165,7 +216,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn loopback_and_unix_sockets_are_followed() {
+    fn loopback_unix_sockets_and_tls_are_followed() {
         for (url, endpoint) in [
             (
                 "http://127.0.0.1:41234/v1alpha1/sessions/abc-_9",
@@ -173,6 +224,15 @@ mod tests {
             ),
             ("http://localhost:80/v1alpha1/sessions/abc", "127.0.0.1:80"),
             ("http://[::1]:80/v1alpha1/sessions/abc", "[::1]:80"),
+            (
+                "https://node-1.example:443/v1alpha1/sessions/abc",
+                "node-1.example:443",
+            ),
+            ("https://10.0.0.1:1/v1alpha1/sessions/abc", "10.0.0.1:1"),
+            (
+                "https://[2001:db8::1]:443/v1alpha1/sessions/abc",
+                "[2001:db8::1]:443",
+            ),
             (
                 "http+unix://%2Frun%2Fstern%20line%2fs.sock/v1alpha1/sessions/abc",
                 "unix:/run/stern line/s.sock",
@@ -197,7 +257,15 @@ mod tests {
             "http://[::ffff:10.0.0.1]:80/v1alpha1/sessions/a",
             "http://127.0.0.1/v1alpha1/sessions/a",
             "http://127.0.0.1:0/v1alpha1/sessions/a",
-            "https://127.0.0.1:80/v1alpha1/sessions/a",
+            "https://node-1/v1alpha1/sessions/a",
+            "https://node-1:0/v1alpha1/sessions/a",
+            "https://:443/v1alpha1/sessions/a",
+            "https://2001:db8::1:443/v1alpha1/sessions/a",
+            "https://[node-1]:443/v1alpha1/sessions/a",
+            "https://a@node-1:443/v1alpha1/sessions/a",
+            "https://a%62:443/v1alpha1/sessions/a",
+            "https://node-1:443?x/v1alpha1/sessions/a",
+            "https://node-1:443/other/a",
             "file:///etc/passwd",
             "http://127.0.0.1:80",
             "http://127.0.0.1:80/",
@@ -236,11 +304,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_followed_is_loopback_or_a_socket(
+        fn whatever_is_followed_in_clear_text_is_loopback_or_a_socket(
             url in "(http|http\\+unix|https)://[a-z0-9.:\\[\\]%@]{0,30}/(v1alpha1/sessions/)?[a-z0-9/?.]{0,10}|.{0,60}",
         ) {
-            if let Ok(url) = StreamUrl::parse(&url) {
-                match url.endpoint() {
+            if let Ok(read) = StreamUrl::parse(&url) {
+                match read.endpoint() {
+                    Endpoint::Tls(..) => prop_assert!(url.starts_with("https://")),
                     Endpoint::Loopback(address) => prop_assert!(address.ip().is_loopback()),
                     Endpoint::Unix(path) => prop_assert!(path.is_absolute()),
                 }

@@ -4,7 +4,7 @@
 use super::dial;
 pub use super::dial::{Reached, Relays};
 use super::setup;
-use crate::connect::{ByteStream, Server, StreamUrl, open};
+use crate::connect::{ByteStream, Server, StreamUrl, Trust, open};
 use crate::fault::Fault;
 use crate::spec::Target;
 use std::fmt;
@@ -41,6 +41,7 @@ pub trait Outside: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) server: Server,
+    pub(super) trust: Trust,
 }
 
 impl Outside for Machine {
@@ -49,7 +50,7 @@ impl Outside for Machine {
         url: &'a StreamUrl,
         limit: Duration,
     ) -> Later<'a, Result<ByteStream, Fault>> {
-        Box::pin(open(url, limit))
+        Box::pin(open(url, &self.trust, limit))
     }
 
     fn dial<'a>(

@@ -118,8 +118,8 @@ async fn a_url_that_leads_elsewhere_is_not_followed() {
             "other than loopback",
         ),
         (
-            "https://127.0.0.1:80/v1alpha1/sessions/SECRET".to_owned(),
-            "neither http nor",
+            "ftp://127.0.0.1:80/v1alpha1/sessions/SECRET".to_owned(),
+            "neither http, https nor",
         ),
         ("SECRET".to_owned(), "is none"),
         (

@@ -10,4 +10,5 @@ mod listeners;
 mod streaming;
 mod support;
 mod switching;
+mod tls;
 mod tunnels;

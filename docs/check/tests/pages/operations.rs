@@ -129,6 +129,9 @@ fn what_is_served_is_what_is_listed() {
     metrics::failed(Reason::PortInUse);
     metrics::called("Version", tonic::Code::Ok);
     metrics::set_up(Duration::from_millis(1));
+    metrics::handshake("ok");
+    metrics::certificate_expires(std::time::SystemTime::now());
+    metrics::certificate_reloaded(true);
     let text = exporter.render();
 
     let mut served: Vec<(String, String, Vec<String>)> = text

@@ -6,6 +6,7 @@
 pub(crate) mod binder;
 pub(crate) mod client;
 pub(crate) mod node;
+pub(crate) mod tls;
 
 pub(crate) use binder::FakeBinder;
 pub(crate) use client::{Client, Head, Stream, head_of, pod, pod_reset};
