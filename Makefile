@@ -1,18 +1,21 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools demo faults test check
+.PHONY: help build build-tools demo faults conformance-runtimes test check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
 STAGE := .ci/stage
 # One list of programs everywhere: another would build them with other features.
 BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
-# Built by itself: together with the others their dependencies would be built
-# with other features than the demo builds them, and so twice.
-SUITE := cargo build --release --locked -p sternline-conformance --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
+# Linked statically, so that it runs in an empty image, where it is the probe. By
+# itself, in a directory of its own: what it shares with the others would be built
+# with other flags and features, and so twice.
+SUITE := hack/build-suite $(RELEASE)
+# Runtimes that make pods, by the names of hack/install-test-deps.
+PODS := containerd-1.6 containerd-1.7 containerd-2 cri-o
 E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
 
 help: ## list these targets
@@ -38,12 +41,20 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 faults: build-tools ## judge the conformance suite by a reference with switchable faults; root, six minutes, the machine to itself
 	cargo test --locked -p sternline-reference
 
+conformance-runtimes: build ## judge the shim on pods of every runtime and on namespaces; root; reports into target/conformance
+	@for runtime in standalone $(PODS); do \
+		hack/install-test-deps $$runtime && \
+		$(STAGE) "conformance of the shim: $$runtime" hack/run-conformance $(RELEASE) $$runtime \
+			--report-dir $(RELEASE)/../conformance --report-prefix $$runtime- || exit 1; \
+	done
+
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
 	@$(STAGE) "test dependencies" hack/install-test-deps
 	@$(STAGE) "build" $(BUILD)
 	@$(STAGE) "build of the suite" $(SUITE)
 	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --exclude sternline-reference --locked --no-fail-fast
-	@$(STAGE) "conformance of the shim" hack/run-conformance $(RELEASE)
+	@$(STAGE) "conformance of the shim on network namespaces" hack/run-conformance $(RELEASE) standalone
+	@$(STAGE) "conformance of the shim on containerd pods" hack/run-conformance $(RELEASE) containerd-1.6
 	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
 	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)
 	@$(STAGE) "demo" demo/run.sh

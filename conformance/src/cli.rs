@@ -1,87 +1,32 @@
 //! The command line: flags, progress, files, exit code.
 
+mod arguments;
+
 use crate::{
-    benchmark,
+    benchmark, endpoint,
+    fixture::{Fixture, PodSettings, Sandboxes},
     report::{Judged, Outcome, Report},
     runner::{self, Options, Subject},
     spec,
 };
-use clap::Parser;
+use arguments::{Cli, configure};
+use clap::Parser as _;
 use std::{
     fs,
     io::{self, IsTerminal as _, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: u8 = 2;
 const ENVIRONMENT: u8 = 3;
 /// 128 + SIGINT, as shells count.
 const INTERRUPTED: u8 = 130;
-
-/// Judges whether something speaks ReversePortForward.
-///
-/// Exit codes: 0 all required specs passed, 1 a required one failed, 2 usage,
-/// 3 the environment cannot be used, 130 interrupted.
-#[derive(Debug, Parser)]
-#[command(name = "sternline-conformance", version)]
-struct Cli {
-    /// Unix socket on which the call is served
-    #[arg(long, value_name = "PATH")]
-    endpoint: Option<PathBuf>,
-    /// Sandboxes are network namespaces that the suite makes itself (root)
-    #[arg(long)]
-    standalone: bool,
-    /// Where the implementation looks for named network namespaces
-    #[arg(long, value_name = "DIR")]
-    netns_dir: Option<PathBuf>,
-    /// CRI socket for pods as sandboxes; not supported by this release
-    #[arg(long, value_name = "ENDPOINT")]
-    runtime_endpoint: Option<String>,
-    /// CRI socket for images; not supported by this release
-    #[arg(long, value_name = "ENDPOINT")]
-    image_endpoint: Option<String>,
-    /// File of `flag: value` lines; flags on the command line count more
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Run only specs with this word in their id or sentence (repeatable)
-    #[arg(long, value_name = "WORD")]
-    focus: Vec<String>,
-    /// Leave out specs with this word (repeatable)
-    #[arg(long, value_name = "WORD")]
-    skip: Vec<String>,
-    /// Run only specs with this label; `!slow`: only those without (repeatable)
-    #[arg(long, value_name = "LABEL")]
-    label: Vec<String>,
-    /// List the chosen specs and run none
-    #[arg(long)]
-    list: bool,
-    /// Specs at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    parallel: usize,
-    /// Seed of the random order [default: from the clock, printed]
-    #[arg(long, value_name = "NUMBER")]
-    seed: Option<u64>,
-    /// Write a JUnit XML and a JSON file into this directory
-    #[arg(long, value_name = "DIR")]
-    report_dir: Option<PathBuf>,
-    /// How the files' names begin
-    #[arg(long, value_name = "PREFIX", default_value = "")]
-    report_prefix: String,
-    /// Longest time of one spec, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    timeout: u64,
-    /// How long to wait for what should happen at once, in milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5000)]
-    patience: u64,
-    /// How often a failed spec is tried again
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    flake_attempts: u32,
-    /// Measure instead of judging: the call, its set-up, and round trips
-    #[arg(long)]
-    benchmark: bool,
-}
+/// 128 + SIGTERM.
+const TERMINATED: u8 = 143;
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -93,7 +38,7 @@ pub(crate) fn main() -> ExitCode {
     let code = match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(run(cli, &mut out));
-            // Specs that were interrupted remove their sandboxes here.
+            // A thread may wait for a probe that does not answer any more.
             runtime.shutdown_timeout(Duration::from_secs(10));
             code
         }
@@ -118,9 +63,10 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.map_or(1, |now| u64::from(now.subsec_nanos()))
     });
-    let options = Options {
-        endpoint: cli.endpoint.clone().unwrap_or_default(),
-        netns_dir: cli.netns_dir.clone().unwrap_or_else(|| "/run/netns".into()),
+    let mut options = Options {
+        endpoint: PathBuf::new(),
+        sandboxes: Sandboxes::Namespaces(PathBuf::new()),
+        run_dir: cli.run_dir.clone(),
         focus: cli.focus.clone(),
         skip: cli.skip.clone(),
         label: cli.label.clone(),
@@ -137,32 +83,92 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
     if cli.list {
         return list(&options, out).map_err(|error| (ENVIRONMENT, error.to_string()));
     }
-    if cli.endpoint.is_none() {
-        return Err((
-            USAGE,
-            "--endpoint PATH is missing: the socket of the call".into(),
-        ));
-    }
-    if cli.runtime_endpoint.is_some() || cli.image_endpoint.is_some() {
-        let message = "pods over CRI are not supported by this release: use --standalone, with an \
-                       implementation that takes named network namespaces for sandboxes";
-        return Err((ENVIRONMENT, message.into()));
-    }
-    if !cli.standalone {
-        return Err((
-            USAGE,
-            "--standalone is missing: nothing else is supported yet".into(),
-        ));
-    }
-    let work = work(&cli, &options, chosen.len(), out);
-    tokio::select! {
-        code = work => code,
-        _ = tokio::signal::ctrl_c() => Err((INTERRUPTED, "interrupted; sandboxes are removed".into())),
+    let Some(endpoint) = &cli.endpoint else {
+        let message = "--endpoint PATH is missing: the socket of the call";
+        return Err((USAGE, message.into()));
+    };
+    options.endpoint = endpoint::socket(endpoint).map_err(|message| (USAGE, message))?;
+    options.sandboxes = sandboxes(&cli)?;
+    let chosen = chosen.len();
+    let fixture = Fixture::begin(&options.sandboxes, &options.run_dir);
+    let fixture = fixture.map_err(|message| (ENVIRONMENT, message))?;
+    let code = tokio::select! {
+        code = work(&cli, &options, &fixture, chosen, out) => code,
+        code = interrupted() => Err((code, "interrupted".into())),
+    };
+    // A second signal ends the program where it stands.
+    let closed = tokio::select! {
+        closed = fixture.close() => closed,
+        _ = interrupted() => Err("not everything was removed; the next run does it".into()),
+    };
+    match (code, closed) {
+        (code, Ok(())) => code,
+        (Ok(0), Err(left)) => Err((ENVIRONMENT, left)),
+        (Ok(code), Err(left)) => Err((code, left)),
+        (Err((code, why)), Err(left)) => Err((code, format!("{why}; {left}"))),
     }
 }
 
-async fn work(cli: &Cli, options: &Options, chosen: usize, out: &mut (impl Write + Send)) -> Code {
-    let subject = Subject::reach(options).await;
+/// Waits for a signal to end; answers the exit code.
+async fn interrupted() -> u8 {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => drop(signals.recv().await),
+            // No more signals can be watched: this one then ends the program.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => INTERRUPTED,
+        () = terminated => TERMINATED,
+    }
+}
+
+/// What the flags say that the sandboxes are.
+fn sandboxes(cli: &Cli) -> Result<Sandboxes, (u8, String)> {
+    if cli.standalone {
+        if cli.runtime_endpoint.is_some() || cli.image_endpoint.is_some() {
+            let message = "--standalone makes sandboxes without a container runtime: leave \
+                           --runtime-endpoint and --image-endpoint away";
+            return Err((USAGE, message.into()));
+        }
+        let dir = cli.netns_dir.clone();
+        return Ok(Sandboxes::Namespaces(
+            dir.unwrap_or_else(|| "/run/netns".into()),
+        ));
+    }
+    if cli.netns_dir.is_some() {
+        let message = "--netns-dir is where --standalone makes its sandboxes: give both or none";
+        return Err((USAGE, message.into()));
+    }
+    let found = endpoint::find(cli.runtime_endpoint.clone(), cli.image_endpoint.clone())
+        .map_err(|message| (ENVIRONMENT, message))?;
+    if found.guessed {
+        let socket = found.runtime.display();
+        // Nobody may be reading it.
+        let _ = writeln!(
+            io::stderr(),
+            "warning: no --runtime-endpoint is given; {socket} was found by trying"
+        );
+    }
+    Ok(Sandboxes::Pods(Box::new(PodSettings {
+        runtime: found.runtime,
+        image: found.image,
+        probe_image: cli.probe_image.clone(),
+        registry_port: cli.registry_port,
+        runtime_handler: cli.runtime_handler.clone(),
+        cgroup_parent: cli.cgroup_parent.clone(),
+    })))
+}
+
+async fn work(
+    cli: &Cli,
+    options: &Options,
+    fixture: &Arc<Fixture>,
+    chosen: usize,
+    out: &mut (impl Write + Send),
+) -> Code {
+    let subject = Subject::reach(options, fixture).await;
     let subject = subject.map_err(|message| (ENVIRONMENT, message))?;
     let io_error = |error: io::Error| (ENVIRONMENT, error.to_string());
     if cli.benchmark {
@@ -234,31 +240,6 @@ fn list(options: &Options, out: &mut impl Write) -> io::Result<u8> {
         )?;
     }
     Ok(0)
-}
-
-/// Takes from the file what the command line leaves open.
-fn configure(cli: &mut Cli, file: &Path) -> Result<(), String> {
-    let name = file.display();
-    let text = fs::read_to_string(file).map_err(|error| format!("reading {name}: {error}"))?;
-    for line in text.lines().map(str::trim) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (key, value) = line
-            .split_once(':')
-            .ok_or_else(|| format!("{name}: {line:?} is not `flag: value`"))?;
-        let value = value.trim().trim_matches('"');
-        match key.trim() {
-            "endpoint" => _ = cli.endpoint.get_or_insert(value.into()),
-            "netns-dir" => _ = cli.netns_dir.get_or_insert(value.into()),
-            "standalone" => cli.standalone |= value == "true",
-            "runtime-endpoint" => _ = cli.runtime_endpoint.get_or_insert(value.into()),
-            "image-endpoint" => _ = cli.image_endpoint.get_or_insert(value.into()),
-            "report-dir" => _ = cli.report_dir.get_or_insert(value.into()),
-            other => return Err(format!("{name}: {other:?} cannot be set in a file")),
-        }
-    }
-    Ok(())
 }
 
 /// Colours, on a terminal only.

@@ -140,6 +140,18 @@ impl Context {
         Ok(sandbox)
     }
 
+    /// A sandbox that uses the node's own network, in which nothing can be asked.
+    pub(crate) async fn host_pod(&self) -> Step<Arc<Sandbox>> {
+        let sandbox = Arc::new(self.fixture.host().await?);
+        sandbox.spoil();
+        self.step(format!(
+            "made sandbox {}, which uses the node's own network",
+            sandbox.id
+        ));
+        self.sandboxes.lock().await.push(Arc::clone(&sandbox));
+        Ok(sandbox)
+    }
+
     /// Makes the call and remembers the session for cleaning up.
     pub(crate) async fn call(
         &self,
@@ -271,6 +283,25 @@ impl Context {
             Ok(())
         };
         within(wait, &format!("{address} is free in the sandbox"), gone).await?
+    }
+
+    /// Waits until `look` finds nothing wrong any more; what it finds is told
+    /// when it does for too long.
+    pub(crate) async fn eventually<F: Future<Output = Step<Option<String>>>>(
+        &self,
+        expected: &str,
+        look: impl Fn() -> F,
+    ) -> Step {
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            let Some(wrong) = look().await? else {
+                return Ok(());
+            };
+            if tokio::time::Instant::now() > deadline {
+                return failed(expected, wrong);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Ends what the spec began and gives its sandboxes back.

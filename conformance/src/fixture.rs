@@ -1,253 +1,173 @@
-//! Sandboxes for the specs: plain network namespaces with a name, as standalone
-//! mode knows them, each with a probe inside.
+//! Sandboxes for the specs, each with a probe inside. What they are (plain
+//! network namespaces with a name, or pods of a container runtime) is no matter
+//! of the specs.
 
+mod names;
 mod namespace;
+mod pods;
+mod sandbox;
+
+pub use pods::PodSettings;
+pub(crate) use sandbox::Sandbox;
 
 use crate::{
-    probe,
-    verdict::{Step, Verdict, broken, failed},
+    run::Run,
+    verdict::{Step, Verdict},
 };
 use std::{
     collections::VecDeque,
-    io,
-    net::SocketAddr,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::RwLock;
+
+/// Where runs of the suite keep their locks and sockets.
+pub(crate) const RUN_DIR: &str = "/run/sternline-conformance";
+
+/// Longest wait for everything to be removed. A runtime takes a second for a pod
+/// on a quiet machine.
+const CLOSING: Duration = Duration::from_secs(60);
+
+/// What the sandboxes of a run are.
+#[derive(Clone, Debug)]
+pub enum Sandboxes {
+    /// Network namespaces with a name in this directory.
+    Namespaces(PathBuf),
+    /// Pods of a container runtime.
+    Pods(Box<PodSettings>),
+}
 
 /// Makes sandboxes, and gives those that are as good as new out again.
 #[derive(Debug)]
 pub(crate) struct Fixture {
-    /// Where the namespaces get their names.
-    dir: PathBuf,
-    /// Where the probes' sockets are.
-    sockets: PathBuf,
+    run: Run,
+    source: Source,
     made: AtomicU32,
     free: Mutex<VecDeque<Sandbox>>,
+    /// Read-locked by whoever makes or removes a sandbox, which nothing
+    /// interrupts: the end waits for them. `true` once it has come.
+    over: Arc<RwLock<bool>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Names(names::Names),
+    Pods(Box<pods::Pods>),
 }
 
 impl Fixture {
-    /// Fails where the directories cannot be had.
-    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
-        static FIXTURES: AtomicU32 = AtomicU32::new(0);
-        let number = FIXTURES.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sternline-conformance-{}-{number}", std::process::id());
-        let sockets = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(dir)?;
-        std::fs::create_dir_all(&sockets)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            sockets,
+    /// Begins a run whose files are below `run_dir`; nothing is made yet. The
+    /// error says why the environment cannot be used.
+    pub(crate) fn begin(sandboxes: &Sandboxes, run_dir: &Path) -> Result<Arc<Self>, String> {
+        let run = Run::begin(run_dir).map_err(|error| {
+            let dir = run_dir.display();
+            format!("{dir} cannot be used for the suite's own files (root is needed): {error}")
+        })?;
+        let source = match sandboxes {
+            Sandboxes::Namespaces(dir) => Source::Names(names::Names::new(dir)?),
+            Sandboxes::Pods(settings) => Source::Pods(Box::new(pods::Pods::new(settings)?)),
+        };
+        Ok(Arc::new(Self {
+            run,
+            source,
             made: AtomicU32::new(0),
-            free: Mutex::new(VecDeque::new()),
-        })
+            free: Mutex::default(),
+            over: Arc::default(),
+        }))
+    }
+
+    /// Removes what killed runs left, sees to the probe and makes one sandbox.
+    /// The error says why the environment cannot be used.
+    pub(crate) async fn prepare(self: &Arc<Self>) -> Result<(), String> {
+        match &self.source {
+            Source::Names(names) => names.sweep(&self.run),
+            Source::Pods(pods) => Box::pin(pods.prepare(&self.run)).await?,
+        }
+        match self.sandbox().await {
+            Ok(sandbox) => {
+                self.give_back(sandbox, true).await;
+                Ok(())
+            }
+            Err(Verdict::Broken(why)) => Err(format!("no sandbox can be made: {why}")),
+            Err(Verdict::Skipped(why) | Verdict::Failed { seen: why, .. }) => Err(why),
+        }
     }
 
     /// A sandbox in which nothing listens.
-    pub(crate) async fn sandbox(self: &std::sync::Arc<Self>) -> Step<Sandbox> {
-        if let Some(free) = self.lock().pop_front() {
-            return Ok(free);
+    pub(crate) async fn sandbox(self: &Arc<Self>) -> Step<Sandbox> {
+        let free = self.lock().pop_front();
+        match free {
+            Some(free) => Ok(free),
+            None => self.make(false).await,
         }
-        let fixture = std::sync::Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || fixture.make());
-        made.await
-            .map_err(|error| Verdict::Broken(error.to_string()))?
-            .map_err(broken("making a network namespace"))
     }
 
-    fn make(&self) -> io::Result<Sandbox> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let id = format!("stcf-{}-{number:04}-net", std::process::id());
-        let path = self.dir.join(&id);
-        let socket = self.sockets.join(&id);
-        let inside = socket.clone();
-        let probe = namespace::create(&path, move || {
-            Command::new(std::env::current_exe()?)
-                .arg(probe::WORD)
-                .arg(inside)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-        });
-        let mut probe = match probe {
-            Ok(probe) => probe,
-            Err(error) => {
-                namespace::remove(&path);
-                return Err(error);
+    /// A sandbox that uses the node's own network. There is no probe in it.
+    pub(crate) async fn host(self: &Arc<Self>) -> Step<Sandbox> {
+        self.make(true).await
+    }
+
+    /// Made by a task of its own: whoever waits for it may be interrupted.
+    async fn make(self: &Arc<Self>, host: bool) -> Step<Sandbox> {
+        let fixture = Arc::clone(self);
+        let made = tokio::spawn(async move {
+            let over = Arc::clone(&fixture.over).read_owned().await;
+            if *over {
+                return Err(Verdict::Broken("the run is over".into()));
             }
-        };
-        let ready = probe.stdout.take().map(|out| {
-            let mut line = String::new();
-            io::BufRead::read_line(&mut io::BufReader::new(out), &mut line)
+            let number = fixture.made.fetch_add(1, Ordering::Relaxed);
+            match &fixture.source {
+                Source::Names(names) => names.make(&fixture.run, number, host).await,
+                Source::Pods(pods) => Box::pin(pods.make(&fixture.run, number, host)).await,
+            }
         });
-        let sandbox = Sandbox {
-            id,
-            path,
-            socket,
-            probe: Mutex::new(probe),
-            spoilt: AtomicBool::new(false),
-        };
-        match ready {
-            Some(Ok(read)) if read > 0 => Ok(sandbox),
-            _ => Err(io::Error::other("the probe did not start")),
-        }
+        made.await
+            .unwrap_or_else(|error| Err(Verdict::Broken(error.to_string())))
     }
 
     /// Takes a sandbox back. It is given out again only when `clean` and when
-    /// nothing listens in it.
+    /// nothing listens in it; else it is removed, which is not waited for.
     pub(crate) async fn give_back(&self, sandbox: Sandbox, clean: bool) {
         let as_new = clean
-            && !sandbox.spoilt.load(Ordering::Relaxed)
+            && !sandbox.is_spoilt()
             && sandbox.listening().await.is_ok_and(|all| all.is_empty());
         if as_new {
             self.lock().push_back(sandbox);
+            return;
+        }
+        let busy = Arc::clone(&self.over).read_owned().await;
+        tokio::spawn(async move {
+            // What could not be removed now is tried again at the end.
+            let _ = sandbox.remove().await;
+            drop(busy);
+        });
+    }
+
+    /// Removes everything that the run made. The error names what is left.
+    pub(crate) async fn close(&self) -> Result<(), String> {
+        let closing = async {
+            *self.over.write().await = true;
+            self.lock().clear();
+            match &self.source {
+                Source::Names(names) => names.close(&self.run),
+                Source::Pods(pods) => Box::pin(pods.close(&self.run)).await,
+            }
+        };
+        match tokio::time::timeout(CLOSING, closing).await {
+            Ok(closed) => closed,
+            Err(_) => Err(format!(
+                "not everything was removed within {CLOSING:?}; what the name stcf-{} is part of is \
+                 left, and removed by the next run",
+                self.run.id
+            )),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Sandbox>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Sandbox>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        self.lock().clear();
-        // What is left in it would be named by the next `ls`.
-        let _ = std::fs::remove_dir_all(&self.sockets);
-    }
-}
-
-/// One sandbox. Dropping it removes it.
-#[derive(Debug)]
-pub(crate) struct Sandbox {
-    /// Its id for the call.
-    pub(crate) id: String,
-    path: PathBuf,
-    socket: PathBuf,
-    probe: Mutex<Child>,
-    spoilt: AtomicBool,
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        self.remove();
-        let _ = std::fs::remove_file(&self.socket);
-    }
-}
-
-impl Sandbox {
-    /// Says that the sandbox must not be used by another spec.
-    pub(crate) fn spoil(&self) {
-        self.spoilt.store(true, Ordering::Relaxed);
-    }
-
-    /// Removes it, as when the pod is deleted: the probe ends, the name goes.
-    pub(crate) fn remove(&self) {
-        self.spoil();
-        let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have ended already.
-        let _ = probe.kill();
-        let _ = probe.wait();
-        namespace::remove(&self.path);
-    }
-
-    async fn ask(&self, line: String) -> Step<io::Result<(String, Option<OwnedFd>)>> {
-        let socket = self.socket.clone();
-        tokio::task::spawn_blocking(move || probe::ask(&socket, &line))
-            .await
-            .map_err(|error| Verdict::Broken(error.to_string()))?
-            .map_err(broken("asking the probe"))
-    }
-
-    /// Connects from inside; the inner error is what a process there would see.
-    pub(crate) async fn try_connect(&self, address: SocketAddr) -> Step<io::Result<TcpStream>> {
-        Ok(match self.ask(format!("connect {address}")).await? {
-            Ok((_, Some(fd))) => TcpStream::from_std(fd.into()),
-            Ok((_, None)) => Err(io::Error::other("the probe handed no socket over")),
-            Err(error) => Err(error),
-        })
-    }
-
-    /// Connects from inside.
-    pub(crate) async fn connect(&self, address: SocketAddr) -> Step<TcpStream> {
-        match self.try_connect(address).await? {
-            Ok(stream) => Ok(stream),
-            Err(error) => failed(
-                format!("a process in the sandbox can connect to {address}"),
-                error.to_string(),
-            ),
-        }
-    }
-
-    /// Listens inside as an application would.
-    pub(crate) async fn try_listen(&self, address: SocketAddr) -> Step<io::Result<TcpListener>> {
-        self.listen_with(format!("listen {address}")).await
-    }
-
-    /// The same, with `SO_REUSEPORT`.
-    pub(crate) async fn try_share(&self, address: SocketAddr) -> Step<io::Result<TcpListener>> {
-        self.listen_with(format!("listen {address} shared")).await
-    }
-
-    async fn listen_with(&self, line: String) -> Step<io::Result<TcpListener>> {
-        Ok(match self.ask(line).await? {
-            Ok((_, Some(fd))) => TcpListener::from_std(fd.into()),
-            Ok((_, None)) => Err(io::Error::other("the probe handed no socket over")),
-            Err(error) => Err(error),
-        })
-    }
-
-    /// Every address that listens inside.
-    pub(crate) async fn listening(&self) -> Step<Vec<SocketAddr>> {
-        let (text, _) = self
-            .ask("table".into())
-            .await?
-            .map_err(broken("reading the table of listeners"))?;
-        Ok(text
-            .split(' ')
-            .filter_map(|word| word.parse().ok())
-            .collect())
-    }
-
-    /// Gives the sandbox an interface whose other end is on the node. Returns
-    /// the sandbox's address and the name of the node's end.
-    pub(crate) fn attach(&self) -> Step<(std::net::IpAddr, String)> {
-        self.spoil();
-        let pid = self
-            .probe
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .id();
-        namespace::attach(&self.path, pid).map_err(broken("making a veth pair with `ip`"))
-    }
-}
-
-/// A name under which the node's own network looks like a sandbox.
-#[derive(Debug)]
-pub(crate) struct HostName {
-    pub(crate) id: String,
-    path: PathBuf,
-}
-
-impl Fixture {
-    /// Names the namespace of the suite itself.
-    pub(crate) fn host(&self) -> Step<HostName> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let id = format!("stcf-host-{}-{number:04}", std::process::id());
-        let path = self.dir.join(&id);
-        namespace::name_own(&path).map_err(broken("naming the node's own namespace"))?;
-        Ok(HostName { id, path })
-    }
-}
-
-impl Drop for HostName {
-    fn drop(&mut self) {
-        namespace::remove(&self.path);
     }
 }

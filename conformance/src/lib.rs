@@ -11,20 +11,25 @@
 mod benchmark;
 mod cli;
 mod context;
+mod endpoint;
 mod fixture;
+mod image;
 mod probe;
+mod registry;
 mod report;
+mod run;
 mod runner;
 mod spec;
 mod specs;
 mod verdict;
 mod wire;
 
+pub use fixture::{PodSettings, Sandboxes};
 pub use report::{Judged, Report};
 pub use runner::{Options, judge};
 pub use spec::{Level, Summary, all};
 
-use std::process::ExitCode;
+use std::{io::Write as _, path::Path, process::ExitCode};
 
 /// The program. Started with a hidden word it is the probe inside a sandbox.
 #[must_use]
@@ -41,12 +46,19 @@ pub fn main() -> ExitCode {
 #[must_use]
 pub fn probe_if_asked() -> Option<ExitCode> {
     let mut words = std::env::args_os().skip(1);
-    if words.next()? != probe::WORD {
-        return None;
-    }
-    let socket = words.next()?;
-    Some(match probe::run(std::path::Path::new(&socket)) {
+    let (word, socket) = (words.next()?, words.next());
+    let served = match (word.to_str()?, socket) {
+        (probe::WORD, Some(socket)) => probe::run(Path::new(&socket)),
+        (probe::POD_WORD, Some(socket)) => probe::run_in_pod(Path::new(&socket)),
+        (probe::PAUSE_WORD, None) => probe::pause(),
+        _ => return None,
+    };
+    Some(match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            // Ends up in the container's log, for the suite to tell.
+            let _ = writeln!(std::io::stderr(), "probe: {error}");
+            ExitCode::FAILURE
+        }
     })
 }

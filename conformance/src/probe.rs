@@ -2,6 +2,7 @@
 //! hidden word. It makes sockets there and hands them over a Unix socket, so
 //! that the suite holds the pod's end of every connection itself.
 
+use nix::sys::signal::{SigSet, Signal};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -23,21 +24,56 @@ use std::{
 
 /// The hidden word.
 pub(crate) const WORD: &str = "probe";
+/// The same in a pod, where nobody holds the standard input.
+pub(crate) const POD_WORD: &str = "probe-in-pod";
+/// Does nothing, as the first process of a pod may: a runtime without a pause
+/// image of its own can be given the suite's.
+pub(crate) const PAUSE_WORD: &str = "pause";
 /// How long one action inside may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves at `socket` until standard input ends, which happens when the suite
 /// does.
 pub(crate) fn run(socket: &Path) -> io::Result<()> {
+    begin(socket)?;
+    io::stdout().write_all(b"ready\n")?;
+    io::stdout().flush()?;
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+/// Serves at `socket` until the runtime ends the container.
+pub(crate) fn run_in_pod(socket: &Path) -> io::Result<()> {
+    let ends = endings()?;
+    begin(socket)?;
+    ends.wait()?;
+    Ok(())
+}
+
+/// Waits until the runtime ends the container.
+pub(crate) fn pause() -> io::Result<()> {
+    endings()?.wait()?;
+    Ok(())
+}
+
+/// The signals that end a container, held for whoever waits for them: process 1
+/// of a PID namespace gets none that it does not ask for. Before there are other
+/// threads, which inherit it.
+fn endings() -> io::Result<SigSet> {
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.add(Signal::SIGINT);
+    ends.thread_block()?;
+    Ok(ends)
+}
+
+fn begin(socket: &Path) -> io::Result<()> {
     let listener = UnixListener::bind(socket)?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || serve(&stream));
         }
     });
-    io::stdout().write_all(b"ready\n")?;
-    io::stdout().flush()?;
-    io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }
 

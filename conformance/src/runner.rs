@@ -2,7 +2,7 @@
 
 use crate::{
     context::{Context, describe},
-    fixture::Fixture,
+    fixture::{Fixture, Sandboxes},
     report::{Judged, Report},
     spec::{Level, Spec},
     specs,
@@ -25,8 +25,10 @@ use tonic::transport::{Channel, Endpoint};
 pub struct Options {
     /// Path of the Unix socket on which the call is served.
     pub endpoint: PathBuf,
-    /// Where the implementation looks for named network namespaces.
-    pub netns_dir: PathBuf,
+    /// What the sandboxes are.
+    pub sandboxes: Sandboxes,
+    /// Where the suite keeps files of its own while it runs.
+    pub run_dir: PathBuf,
     /// Words of which one has to be in a spec's id or sentence; none: all specs.
     pub focus: Vec<String>,
     /// Words that keep a spec from running.
@@ -87,7 +89,7 @@ pub(crate) struct Subject {
 impl Subject {
     /// Reaches the implementation and makes one sandbox. The error says why the
     /// environment cannot be used.
-    pub(crate) async fn reach(options: &Options) -> Result<Self, String> {
+    pub(crate) async fn reach(options: &Options, fixture: &Arc<Fixture>) -> Result<Self, String> {
         let name = options.endpoint.display();
         let unreachable = |why: String| format!("nothing answers the call on {name}: {why}");
         let channel = Endpoint::from_shared(format!("unix://{name}"))
@@ -102,24 +104,12 @@ impl Subject {
         let version = version.map_err(|status| unreachable(describe(&status)))?;
         let status = client.status(pb::StatusRequest {}).await;
         let status = status.map_err(|status| unreachable(describe(&status)))?;
-        let dir = options.netns_dir.display();
-        let fixture = Fixture::new(&options.netns_dir)
-            .map_err(|error| format!("no sandboxes can be made in {dir}: {error}"))?;
-        let fixture = Arc::new(fixture);
-        match fixture.sandbox().await {
-            Ok(sandbox) => fixture.give_back(sandbox, true).await,
-            Err(Verdict::Broken(why)) => {
-                return Err(format!(
-                    "no sandbox can be made in {dir} (root is needed): {why}"
-                ));
-            }
-            Err(_) => {}
-        }
+        fixture.prepare().await?;
         Ok(Self {
             client,
             version: version.into_inner(),
             status: status.into_inner(),
-            fixture,
+            fixture: Arc::clone(fixture),
         })
     }
 
@@ -129,7 +119,8 @@ impl Subject {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error and what lies beneath it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(deeper) = source {
@@ -141,16 +132,22 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Runs the chosen specs and tells each result to `progress` as it comes.
 ///
-/// Dropping the future ends every spec and removes their sandboxes.
+/// Dropping the future ends every spec; sandboxes of a runtime are then left to
+/// the next run.
 ///
 /// # Errors
-/// Why the environment cannot be used: nothing was judged then.
+/// Why the environment cannot be used, or what could not be removed.
 pub async fn judge(
     options: &Options,
     progress: impl FnMut(&Judged) + Send,
 ) -> Result<Report, String> {
-    let subject = Subject::reach(options).await?;
-    Ok(run(options, &subject, progress).await)
+    let fixture = Fixture::begin(&options.sandboxes, &options.run_dir)?;
+    let judged = match Subject::reach(options, &fixture).await {
+        Ok(subject) => Ok(run(options, &subject, progress).await),
+        Err(why) => Err(why),
+    };
+    let closed = fixture.close().await;
+    judged.and_then(|report| closed.map(|()| report))
 }
 
 pub(crate) async fn run(
@@ -241,10 +238,16 @@ async fn attempts(spec: &'static Spec, options: &Options, subject: &Subject) -> 
 mod tests {
     use super::*;
 
+    fn scratch(name: &str) -> PathBuf {
+        let name = format!("sternline-runner-{name}-{}", std::process::id());
+        std::env::temp_dir().join(name)
+    }
+
     fn options() -> Options {
         Options {
             endpoint: "/nowhere".into(),
-            netns_dir: "/nowhere".into(),
+            sandboxes: Sandboxes::Namespaces(scratch("netns")),
+            run_dir: scratch("run"),
             focus: Vec::new(),
             skip: Vec::new(),
             label: Vec::new(),
@@ -300,7 +303,14 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_at_the_endpoint_is_said_by_name() {
-        let error = judge(&options(), |_| {}).await.expect_err("nothing there");
+        let options = options();
+        let error = judge(&options, |_| {}).await.expect_err("nothing there");
+        let Sandboxes::Namespaces(netns) = &options.sandboxes else {
+            panic!("namespaces");
+        };
+        for dir in [netns, &options.run_dir] {
+            std::fs::remove_dir(dir).expect("an empty directory");
+        }
         assert!(error.contains("/nowhere"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ mod ends;
 mod limits;
 mod listen;
 mod pod;
+mod sandboxes;
 mod sessions;
 mod streams;
 mod targets;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
         targets::SPECS,
         sessions::SPECS,
         ends::SPECS,
+        sandboxes::SPECS,
         limits::SPECS,
     ]
     .into_iter()

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use sternline_conformance::{Options, Report, judge};
+use sternline_conformance::{Options, Report, Sandboxes, judge};
 use sternline_reference::FAULTS;
 
 /// Faults that are judged at once. They mostly wait.
@@ -50,7 +50,8 @@ impl Reference {
     fn options(&self) -> Options {
         Options {
             endpoint: self.dir.path().join("socket"),
-            netns_dir: self.dir.path().join("netns"),
+            sandboxes: Sandboxes::Namespaces(self.dir.path().join("netns")),
+            run_dir: self.dir.path().join("run"),
             focus: Vec::new(),
             skip: Vec::new(),
             label: Vec::new(),

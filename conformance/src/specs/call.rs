@@ -125,6 +125,7 @@ async fn session_id(context: &Context) -> Step {
 
 async fn bound_order(context: &Context) -> Step {
     let pod = context.pod().await?;
+    pod.needs_v6().await?;
     let asked = [tcp("127.0.0.2", 0), tcp("", 0), tcp("::1", 0)];
     let opened = context.open(&pod, &asked).await?;
     let seen: Vec<_> = opened

@@ -10,7 +10,7 @@ use crate::{
 use std::{path::Path, time::Duration};
 
 /// A stopped sandbox ends its sessions within a poll of the node and a little.
-const GONE: Duration = Duration::from_secs(4);
+pub(super) const GONE: Duration = Duration::from_secs(4);
 
 pub(super) const SPECS: &[Spec] = &[
     spec!(required "end.client-gone", "9.3", [], "A lost tunnel without a hold frees the listeners at once.", client_gone),
@@ -97,7 +97,7 @@ async fn no_time_wait(context: &Context) -> Step {
 
 async fn sandbox_gone(context: &Context) -> Step {
     let forward = context.forward().await?;
-    forward.pod.remove();
+    forward.pod.remove().await?;
     context.step("removed the sandbox");
     let ending = tokio::time::timeout(GONE, forward.control.ending()).await;
     match ending {
@@ -111,7 +111,7 @@ async fn sandbox_gone(context: &Context) -> Step {
 
 async fn sandbox_gone_listed(context: &Context) -> Step {
     let forward = context.forward().await?;
-    forward.pod.remove();
+    forward.pod.remove().await?;
     context.step("removed the sandbox");
     let id = &forward.opened.response.session_id;
     let gone = async {
@@ -128,7 +128,7 @@ async fn sandbox_gone_listed(context: &Context) -> Step {
 
 /// Waits until the node's end of a veth pair is gone, as it is with the
 /// namespace of the other.
-async fn released(link: &str) -> Step {
+pub(super) async fn released(link: &str) -> Step {
     let path = format!("/sys/class/net/{link}");
     let gone = async {
         while Path::new(&path).exists() {
@@ -140,19 +140,19 @@ async fn released(link: &str) -> Step {
 
 async fn namespace_released(context: &Context) -> Step {
     let pod = context.pod().await?;
-    let (_, link) = pod.attach()?;
+    let (_, link) = pod.attach().await?;
     let forward = context.forward_in(&pod, 0, Default::default()).await?;
     drop(forward.connect().await?);
-    pod.remove();
+    pod.remove().await?;
     context.step(format!("removed the sandbox, whose interface is {link}"));
     released(&link).await
 }
 
 async fn waiting_released(context: &Context) -> Step {
     let pod = context.pod().await?;
-    let (_, link) = pod.attach()?;
+    let (_, link) = pod.attach().await?;
     context.open(&pod, &[crate::context::tcp("", 0)]).await?;
-    pod.remove();
+    pod.remove().await?;
     context.step(format!("removed the sandbox, whose interface is {link}"));
     released(&link).await
 }

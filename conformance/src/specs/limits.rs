@@ -72,8 +72,20 @@ async fn connection_returned(context: &Context) -> Step {
         stream.over(context.patience).await;
         context.step("one connection ended on both sides");
     }
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    forward.connect().await.map(drop)
+    // The node may take a moment to notice.
+    context
+        .eventually("room for another connection", || async {
+            let Ok(_inside) = forward.pod.try_connect(forward.address).await? else {
+                return Ok(Some("the connection was reset".into()));
+            };
+            let wait = std::time::Duration::from_millis(300);
+            let arrived = forward
+                .tunnel
+                .shared
+                .wait_for(wait, "", |state| state.requests.pop_front());
+            Ok(arrived.await.err().map(|_| "no CONNECT came".into()))
+        })
+        .await
 }
 
 async fn listeners(context: &Context) -> Step {

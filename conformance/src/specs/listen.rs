@@ -25,6 +25,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec!(required "listen.wide-bound", "2.3", [], "Where wide addresses are allowed, 0.0.0.0 can be reached from outside.", wide_bound),
     spec!(required "listen.address-unavailable", "2.3", [], "An address that the sandbox does not have fails with address_unavailable.", unavailable),
     spec!(recommended "listen.unreachable-from-outside", "2.3", [], "A loopback listener cannot be reached over the sandbox's other interfaces.", outside),
+    spec!(recommended "listen.unreachable-from-sandbox", "2.3", [], "A loopback listener cannot be reached from another sandbox.", other_pod),
 ];
 
 async fn loopback_only(context: &Context) -> Step {
@@ -44,6 +45,7 @@ async fn loopback_only(context: &Context) -> Step {
 
 async fn both_families(context: &Context) -> Step {
     let pod = context.pod().await?;
+    pod.needs_v6().await?;
     let opened = context.open(&pod, &[tcp("", 0)]).await?;
     let told = opened.addresses();
     let both = told.iter().any(SocketAddr::is_ipv4) && told.iter().any(SocketAddr::is_ipv6);
@@ -109,6 +111,7 @@ async fn exact_address(context: &Context) -> Step {
 
 async fn v6_alone(context: &Context) -> Step {
     let pod = context.pod().await?;
+    pod.needs_v6().await?;
     context.open(&pod, &[tcp("::1", 0)]).await?;
     let there = pod.listening().await?;
     let alone = there.len() == 1 && there[0].is_ipv6() && there[0].ip().is_loopback();
@@ -134,6 +137,7 @@ async fn conflict(context: &Context) -> Step {
 
 async fn conflict_v6(context: &Context) -> Step {
     let pod = context.pod().await?;
+    pod.needs_v6().await?;
     let address = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port()));
     let taken = pod.try_listen(address).await?;
     let _taken = taken.map_err(broken("listening as an application"))?;
@@ -223,8 +227,14 @@ async fn unavailable(context: &Context) -> Step {
 
 async fn outside(context: &Context) -> Step {
     let pod = context.pod().await?;
-    let (ip, link) = pod.attach()?;
-    context.step(format!("gave the sandbox the address {ip} over {link}"));
+    let ip = match pod.address().await? {
+        Some(ip) => ip,
+        None => {
+            let (ip, link) = pod.attach().await?;
+            context.step(format!("gave the sandbox the address {ip} over {link}"));
+            ip
+        }
+    };
     let opened = context.open(&pod, &[tcp("", 0)]).await?;
     let Some(port) = opened.addresses().first().map(SocketAddr::port) else {
         return failed("an address that listens", "none");
@@ -235,6 +245,25 @@ async fn outside(context: &Context) -> Step {
     check(
         !reached,
         "no connection from the node to the sandbox's address",
+        "a connection",
+    )
+}
+
+async fn other_pod(context: &Context) -> Step {
+    let (pod, other) = (context.pod().await?, context.pod().await?);
+    let ip = match pod.address().await? {
+        Some(ip) => ip,
+        None => pod.join(&other).await?,
+    };
+    context.step(format!("the sandbox has the address {ip}"));
+    let opened = context.open(&pod, &[tcp("", 0)]).await?;
+    let Some(port) = opened.addresses().first().map(SocketAddr::port) else {
+        return failed("an address that listens", "none");
+    };
+    let reached = other.try_connect((ip, port).into()).await?;
+    check(
+        reached.is_err(),
+        "no connection from another sandbox",
         "a connection",
     )
 }

@@ -68,17 +68,17 @@ async fn session(context: &Context, forward: &Forward) -> Step<pb::Session> {
 async fn counts(context: &Context) -> Step {
     let forward = context.forward().await?;
     let (_inside, _stream) = forward.connect().await?;
-    let session = session(context, &forward).await?;
-    let active = session.state == pb::SessionState::Active as i32;
-    let good = active
-        && session.tunnels == 1
-        && session.connections == 1
-        && session.connections_total == 1;
-    check(
-        good,
-        "ACTIVE, 1 tunnel, 1 connection, 1 so far",
-        format!("{session:?}"),
-    )
+    context
+        .eventually("ACTIVE, 1 tunnel, 1 connection, 1 so far", || async {
+            let session = session(context, &forward).await?;
+            let active = session.state == pb::SessionState::Active as i32;
+            let good = active
+                && session.tunnels == 1
+                && session.connections == 1
+                && session.connections_total == 1;
+            Ok((!good).then(|| format!("{session:?}")))
+        })
+        .await
 }
 
 async fn held(context: &Context, hold_ms: u64) -> Step<Forward> {
@@ -190,8 +190,12 @@ async fn join(context: &Context) -> Step {
     let place = forward.opened.place.with_token(&ticket(&forward, true)?);
     let second = context.redeem(&place).await?;
     fresh(context, &forward).await?;
-    let tunnels = session(context, &forward).await?.tunnels;
-    check(tunnels == 2, "2 tunnels", tunnels)?;
+    context
+        .eventually("2 tunnels", || async {
+            let tunnels = session(context, &forward).await?.tunnels;
+            Ok((tunnels != 2).then(|| tunnels.to_string()))
+        })
+        .await?;
     // Each new connection comes over one of the two.
     let (first, second) = (
         Arc::clone(&forward.tunnel.shared),

@@ -57,6 +57,7 @@ async fn connect(context: &Context) -> Step {
 
 async fn authority_v6(context: &Context) -> Step {
     let pod = context.pod().await?;
+    pod.needs_v6().await?;
     let opened = context.open(&pod, &[tcp("::1", 0)]).await?;
     let tunnel = context.redeem(&opened.place).await?;
     tunnel.control().await?.ready().await?;
@@ -301,9 +302,17 @@ pub(super) async fn fill(stream: &Stream, most: usize) -> Step<usize> {
     let block = vec![0; 65_536];
     let mut sent = 0;
     while sent < most {
-        match tokio::time::timeout(Duration::from_millis(700), stream.send(&block)).await {
-            Ok(done) => done?,
-            Err(_) => break,
+        let sending = stream.send(&block);
+        tokio::pin!(sending);
+        // A node that has no time grants nothing either: it has to answer
+        // quickly while it does not, if it answers at all.
+        let mut stalls = 0;
+        loop {
+            match tokio::time::timeout(Duration::from_millis(400), &mut sending).await {
+                Ok(done) => break done?,
+                Err(_) if stalls == 3 || stream.is_quick().await => return Ok(sent),
+                Err(_) => stalls += 1,
+            }
         }
         sent += block.len();
     }

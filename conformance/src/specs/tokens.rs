@@ -112,16 +112,19 @@ async fn limit(context: &Context) -> Step {
             limits.tokens_in_flight
         ));
     }
+    // Before the first token: making sandboxes may take longer than one lives.
+    let per_pod = limits.sessions_per_sandbox.max(1);
+    let mut pods = Vec::new();
+    for _ in 0..=limits.tokens_in_flight / per_pod {
+        pods.push(context.pod().await?);
+    }
     let mut first = None;
-    let mut pod = context.pod().await?;
     for number in 0..limits.tokens_in_flight {
-        if number > 0 && number % limits.sessions_per_sandbox == 0 {
-            pod = context.pod().await?;
-        }
-        let opened = context.open(&pod, &[tcp("127.0.0.1", 0)]).await?;
+        let pod = &pods[(number / per_pod) as usize];
+        let opened = context.open(pod, &[tcp("127.0.0.1", 0)]).await?;
         first.get_or_insert(opened);
     }
-    pod = context.pod().await?;
+    let pod = &pods[(limits.tokens_in_flight / per_pod) as usize];
     let more = crate::context::request(&pod.id, &[tcp("127.0.0.1", 0)]);
     context
         .refused(more, Code::ResourceExhausted, "token_limit")

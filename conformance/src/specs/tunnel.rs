@@ -64,7 +64,7 @@ async fn ping_under_stall(context: &Context) -> Step {
 async fn pings(context: &Context) -> Step {
     let forward = context.forward().await?;
     let interval = Duration::from_millis(context.limits().ping_interval_ms);
-    let wait = interval * 2 + Duration::from_millis(500);
+    let wait = interval * 2 + context.patience / 2;
     let seen = forward
         .tunnel
         .shared

@@ -9,7 +9,7 @@ use crate::{
         upgrade::{Socket, WEBSOCKET_ACCEPT},
     },
 };
-use sternline_api::protocol::STREAM_PROTOCOL;
+use sternline_api::{protocol::STREAM_PROTOCOL, v1alpha1 as pb};
 
 pub(super) const SPECS: &[Spec] = &[
     spec!(required "websocket.fields", "3.3", [], "The 101 of the WebSocket form accepts the key and carries the protocol.", fields),
@@ -96,11 +96,14 @@ async fn close(context: &Context) -> Step {
     socket.close();
     context.step("sent a close frame");
     tunnel.closed(context.patience).await?;
-    let listed = context.list("").await?;
-    let gone = !listed
-        .iter()
-        .any(|one| one.session_id == opened.response.session_id && one.tunnels > 0);
-    check(gone, "no tunnel is left", format!("{listed:?}"))
+    context
+        .eventually("no tunnel is left", || async {
+            let listed = context.list("").await?;
+            let own = |one: &&pb::Session| one.session_id == opened.response.session_id;
+            let left = listed.iter().find(own).filter(|one| one.tunnels > 0);
+            Ok(left.map(|session| format!("{session:?}")))
+        })
+        .await
 }
 
 async fn malformed(context: &Context) -> Step {

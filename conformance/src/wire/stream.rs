@@ -6,7 +6,16 @@ use super::{
     tunnel::{Shared, StreamState},
 };
 use crate::verdict::{Step, check, failed};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// An answer within this time is that of a node with time to spare.
+const QUICK: Duration = Duration::from_millis(150);
 
 /// A handle on one stream; dropping it does nothing on the wire.
 #[derive(Debug)]
@@ -145,6 +154,18 @@ impl Stream {
             (stream.ended || stream.reset.is_some()).then_some(())
         });
         over.await.is_ok()
+    }
+
+    /// Whether the node answers a PING within a moment: what it was sent before
+    /// it has read then.
+    pub(crate) async fn is_quick(&self) -> bool {
+        static PINGS: AtomicU64 = AtomicU64::new(0);
+        let payload = PINGS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        self.shared.send(frame::PING, 0, 0, &payload);
+        let pong = self.shared.wait_for(QUICK, "an answer to PING", |state| {
+            state.pongs.iter().any(|p| p[..] == payload).then_some(())
+        });
+        pong.await.is_ok()
     }
 
     /// Bytes that arrived and were not received by a spec.
