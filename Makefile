@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools demo faults conformance-runtimes test check
+.PHONY: help build build-tools demo faults conformance-runtimes fuzz test check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -47,6 +47,9 @@ conformance-runtimes: build ## judge the shim on pods of every runtime and on na
 		$(STAGE) "conformance of the shim: $$runtime" hack/run-conformance $(RELEASE) $$runtime \
 			--report-dir $(RELEASE)/../conformance --report-prefix $$runtime- || exit 1; \
 	done
+
+fuzz: build-tools ## feed any bytes to everything that reads bytes from outside; FUZZ_SECONDS (600) a target
+	hack/fuzz
 
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
 	@$(STAGE) "test dependencies" hack/install-test-deps

@@ -3,16 +3,14 @@
 
 use crate::audit::Audit;
 use crate::binder::{Binder, LocalBinder};
-use crate::cache::RequestCache;
 use crate::config::{Config, StreamingAddress, TlsFiles};
 use crate::drain::{self, Orders};
 use crate::endpoint::UnixEndpoint;
 use crate::limits::{Limits, raise_descriptor_limit};
 use crate::metrics::{self, Exporter};
 use crate::observe;
-use crate::registry::Registry;
 use crate::service::Service;
-use crate::session::{AdoptSockets, Shared, Spare};
+use crate::session::Shared;
 use crate::streaming::{self, StreamingListener};
 use crate::switch::{self, Switch};
 use crate::tls::Tls;
@@ -30,7 +28,6 @@ use sternline_api::protocol::UNIX_SCHEME;
 use sternline_api::v1alpha1::{
     FILE_DESCRIPTOR_SET, reverse_port_forward_service_server::ReversePortForwardServiceServer,
 };
-use sternline_tunnel::budget::{ProcessBudget, Traffic};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -98,13 +95,16 @@ impl App {
             .map_err(anyhow::Error::msg)?;
         let files = config.tls.files(&config.streaming_address);
         let files = files.map_err(anyhow::Error::msg)?;
-        let traffic = Arc::new(Traffic::default());
-        let budget = ProcessBudget::new(limits.buffer_bytes_per_node);
+        let shared = Shared {
+            allow_wide_bind: config.allow_wide_bind,
+            ..Shared::new(limits)
+        };
         // Before anything counts.
         let metrics = match config.metrics_address {
             None => None,
             Some(addr) => {
-                let exporter = Exporter::install(Arc::clone(&traffic), Arc::clone(&budget))?;
+                let exporter =
+                    Exporter::install(Arc::clone(&shared.traffic), Arc::clone(&shared.budget))?;
                 let listener = TcpListener::bind(addr).await;
                 let listener = listener.with_context(|| format!("--metrics-address {addr}"))?;
                 Some((listener, exporter))
@@ -115,19 +115,12 @@ impl App {
         }
         let (streaming, base) = bind_streaming(&config, files).await?;
         let shared = Arc::new(Shared {
-            registry: Registry::new(&limits),
-            passes: RequestCache::new(limits.tokens),
-            traffic,
-            budget,
-            spare: Spare::take(),
-            limits,
-            allow_wide_bind: config.allow_wide_bind,
-            adopt: Box::new(AdoptSockets),
             audit: Audit::open(&config.audit)?,
             tls: match &streaming {
                 (StreamingListener::Tls(_, tls), _) => Some(Arc::clone(tls)),
                 _ => None,
             },
+            ..shared
         });
         let call = UnixEndpoint::bind(&config.socket)
             .with_context(|| format!("--socket {}", config.socket.display()))?;

@@ -68,6 +68,25 @@ pub struct Shared {
     pub tls: Option<Arc<Tls>>,
 }
 
+impl Shared {
+    /// What sessions share under these limits where no flag says otherwise.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            registry: Registry::new(&limits),
+            passes: RequestCache::new(limits.tokens),
+            traffic: Arc::default(),
+            budget: ProcessBudget::new(limits.buffer_bytes_per_node),
+            spare: Spare::take(),
+            limits,
+            allow_wide_bind: false,
+            adopt: Box::new(AdoptSockets),
+            audit: Audit::default(),
+            tls: None,
+        }
+    }
+}
+
 /// Tells a session's task what to do.
 pub enum Command {
     /// A client was upgraded.

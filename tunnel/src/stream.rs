@@ -82,7 +82,8 @@ pub(crate) fn forwarded(peer: SocketAddr) -> String {
 
 /// The address in a `Forwarded` value, if it names one.
 pub(crate) fn forwarded_for(value: &str) -> Option<SocketAddr> {
-    let node = value.split(';').find_map(|pair| {
+    let nearest = split_unquoted(value, ',').next()?;
+    let node = split_unquoted(nearest, ';').find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
         name.eq_ignore_ascii_case("for").then_some(value)
     })?;
@@ -117,12 +118,32 @@ pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap<impl AsRef<[u8]>>)
         })
 }
 
-/// The `error` parameter of the last member, which is the nearest proxy.
+/// The `error` parameter of the last member that has one: of several proxies the
+/// nearest to us.
 fn error_parameter(value: &str) -> Option<&str> {
-    let last = value.rsplit(',').find(|m| m.contains("error="))?;
-    last.split(';')
-        .find_map(|p| p.trim().strip_prefix("error="))
+    let error = |member| {
+        let mut parameters = split_unquoted(member, ';');
+        parameters.find_map(|p| p.trim().strip_prefix("error="))
+    };
+    split_unquoted(value, ',')
+        .filter_map(error)
+        .last()
         .map(str::trim)
+}
+
+/// Splits a field's value where `separator` stands outside of strings (RFC 9110,
+/// section 5.6.4): what people write between quotes separates nothing.
+fn split_unquoted(value: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.split(move |c| {
+        if escaped {
+            escaped = false;
+            return false;
+        }
+        escaped = quoted && c == '\\';
+        quoted ^= c == '"';
+        c == separator && !quoted
+    })
 }
 
 #[cfg(test)]
@@ -161,6 +182,21 @@ mod tests {
         );
         let odd = headers("other; error=made_up");
         assert_eq!(refusal(StatusCode::BAD_GATEWAY, &odd), Reason::TargetFailed);
+    }
+
+    #[test]
+    fn what_people_write_in_a_refusal_decides_nothing() {
+        for detail in ["a, b; error=dns_error", "x; error=dns_error;"] {
+            let value = proxy_status(Reason::TargetRefused, detail);
+            let reason = refusal(StatusCode::BAD_GATEWAY, &headers(&value));
+            assert_eq!(reason, Reason::TargetRefused, "{value}");
+        }
+        let escaped = r#"p; details="\", q; error=dns_error"; error=connection_refused"#;
+        let reason = refusal(StatusCode::BAD_GATEWAY, &headers(escaped));
+        assert_eq!(reason, Reason::TargetRefused);
+        let nearest = headers("far; error=dns_error, near; error=connection_refused");
+        let reason = refusal(StatusCode::BAD_GATEWAY, &nearest);
+        assert_eq!(reason, Reason::TargetRefused);
     }
 
     proptest! {
