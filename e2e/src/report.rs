@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 pub struct Listening {
     /// The address as bound.
     pub listening: SocketAddr,
+    /// The process, by the number that it knows of.
+    pub pid: u32,
 }
 
 /// First line of everything that holds connections until it is ended.

@@ -1,7 +1,10 @@
 //! Sockets that listen, made in whatever network namespace the calling thread
 //! is in: everything that was asked for, or nothing.
 
-use crate::{binder::BoundSocket, netns::out_of_descriptors};
+use crate::{
+    binder::BoundSocket,
+    netns::{holder::Holder, out_of_descriptors},
+};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -17,20 +20,41 @@ use sternline_api::{
 /// failure means that the port is taken in the other address family only.
 const FREE_PORT_ATTEMPTS: u32 = 32;
 
+/// What the sentence of an address that is taken begins with, whoever has it.
+pub(crate) fn taken(addr: SocketAddr) -> String {
+    format!("{addr} is already in use")
+}
+
 /// A listener that could not be made, without the name of its sandbox.
 #[derive(Debug)]
 pub struct ListenError {
     reason: Reason,
     what: String,
     next: String,
+    taken: Option<SocketAddr>,
 }
 
 impl ListenError {
     /// The failure of a call for this sandbox.
     #[must_use]
     pub fn for_sandbox(&self, sandbox: &str) -> Failure {
-        let Self { reason, what, next } = self;
+        let Self {
+            reason, what, next, ..
+        } = self;
         Failure::new(*reason, format!("{what} in sandbox {sandbox}: {next}"))
+    }
+
+    /// The address that somebody else has, if that is what is wrong.
+    #[must_use]
+    pub fn taken(&self) -> Option<SocketAddr> {
+        self.taken
+    }
+
+    /// Says who has the address that is taken.
+    #[must_use]
+    pub fn held_by(self, holder: &Holder) -> Self {
+        let what = format!("{} by {holder}", self.what);
+        Self { what, ..self }
     }
 
     fn new(addr: SocketAddr, source: &io::Error) -> Self {
@@ -38,7 +62,7 @@ impl ListenError {
         let (reason, what, next) = match errno {
             Some(Errno::EADDRINUSE) => (
                 Reason::PortInUse,
-                format!("{addr} is already in use"),
+                taken(addr),
                 "choose another port, or stop what listens there".to_owned(),
             ),
             Some(Errno::EACCES | Errno::EPERM) => (
@@ -63,7 +87,13 @@ impl ListenError {
                 format!("{source}; see the kernel's log"),
             ),
         };
-        Self { reason, what, next }
+        let taken = (reason == Reason::PortInUse).then_some(addr);
+        Self {
+            reason,
+            what,
+            next,
+            taken,
+        }
     }
 
     fn no_free_port(listen: &Listen) -> Self {
@@ -73,6 +103,7 @@ impl ListenError {
             next: format!(
                 "tried {FREE_PORT_ATTEMPTS} times; name a port, or close connections there"
             ),
+            taken: None,
         }
     }
 
@@ -86,6 +117,7 @@ impl ListenError {
             next: format!(
                 "{source}; its loopback interface is down or has no address: bring up `lo` there"
             ),
+            taken: None,
         }
     }
 

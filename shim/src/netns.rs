@@ -6,6 +6,8 @@
 //! fails, panics or hangs in there can leave a worker of the runtime inside a
 //! pod.
 
+pub mod holder;
+
 use nix::{
     errno::Errno,
     sys::statfs::{NSFS_MAGIC, fstatfs},

@@ -68,7 +68,7 @@ impl Service {
             backlog: self.shared.limits.connections_per_session,
         };
         // The only wait: a caller that goes away meanwhile drops what was bound.
-        let bound = session::bind(&*self.binder, request).await?;
+        let bound = session::bind(&*self.binder, request, &self.shared.registry).await?;
         slot.enter(&bound.sandbox)?;
         tracing::debug!(sandbox = %bound.sandbox.id, sockets = bound.sockets.len(), "bound and listening");
         let answer = bound_addresses(&bound);

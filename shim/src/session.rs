@@ -8,6 +8,7 @@ mod actor;
 mod admission;
 mod bind;
 mod control;
+mod holder;
 mod listens;
 mod rejections;
 mod spare;

@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use sternline_api::{Failure, Reason, listen::Listen};
 use sternline_shim::{
@@ -100,6 +100,47 @@ story! {
         }
         drop(app);
         bind(&binder, "web", &wanted).await.expect("free now");
+    }
+}
+
+story! {
+    async fn a_taken_port_names_the_process_that_has_it() {
+        let namespaces = Namespaces::new();
+        namespaces.add("web");
+        namespaces.add("other");
+        let binder = binder(&namespaces);
+        let dual = |addr: &'static str| TcpListener::bind(addr).expect("app");
+        for (app, wanted, refused) in [
+            ("127.0.0.1:8080", loopback(0, 8080), "127.0.0.1:8080"),
+            ("[::1]:8080", loopback(0, 8080), "[::1]:8080"),
+            ("0.0.0.0:8080", loopback(0, 8080), "127.0.0.1:8080"),
+            ("[::]:8080", loopback(0, 8080), "127.0.0.1:8080"),
+            ("[::]:8080", at(0, "::1", 8080), "[::1]:8080"),
+        ] {
+            // Its standard input is the socket.
+            let app = namespaces.inside("web", move || {
+                let socket = std::os::fd::OwnedFd::from(dual(app));
+                std::process::Command::new("sleep").arg("300").stdin(socket).spawn()
+            });
+            let mut app = app.expect("sleep(1) starts");
+            let said = format!(
+                "{refused} is already in use by sleep (pid {}) in sandbox web: ",
+                app.id()
+            );
+            // Until it runs, it is called otherwise.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let failure = loop {
+                let failure = refusal(&binder, "web", &[loopback(1, 8081), wanted]).await;
+                if failure.message.starts_with(&said) || Instant::now() > deadline {
+                    break failure;
+                }
+            };
+            assert_eq!(failure.reason, Reason::PortInUse);
+            assert!(failure.message.starts_with(&said), "{failure}");
+            bind(&binder, "other", &[wanted]).await.expect("not its business");
+            app.kill().expect("killed");
+            app.wait().expect("gone");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod call;
 mod cli;
 mod faults;
+mod holders;
 mod leaving;
 mod lifecycle;
 mod limits;
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Vec<Story> {
     [
         transfer::stories(),
         listening::stories(),
+        holders::stories(),
         sandboxes::stories(),
         call::stories(),
         cli::stories(),

@@ -3,6 +3,7 @@
 use super::{BindRequest, Binder, BinderStatus, Bound, Sandbox, SandboxTarget};
 use crate::{
     listener::listen_all,
+    netns::holder,
     sandbox::{
         Resolved, SandboxSource, Watched,
         cri::{CriOptions, CriSource},
@@ -107,11 +108,29 @@ impl<S: SandboxSource> Binder for LocalBinder<S> {
         let Resolved { sandbox, netns } = self.source.resolve(&target).await?;
         let namespace = netns.id();
         tracing::debug!(sandbox = sandbox.id, %namespace, path = %netns.path().display(), "entering the sandbox");
-        let sockets = netns
-            .run(move || listen_all(&listeners, backlog))
+        let made = netns
+            .run(move || {
+                listen_all(&listeners, backlog).map_err(|err| {
+                    let socket = err.taken().and_then(holder::socket_at);
+                    (err, socket)
+                })
+            })
             .await
-            .map_err(|err| err.for_sandbox(&sandbox.id))?
             .map_err(|err| err.for_sandbox(&sandbox.id))?;
+        let sockets = match made {
+            Ok(sockets) => sockets,
+            Err((err, socket)) => {
+                let holder = match socket {
+                    Some(inode) => holder::process_with(inode, namespace).await,
+                    None => None,
+                };
+                let err = match holder {
+                    Some(holder) => err.held_by(&holder),
+                    None => err,
+                };
+                return Err(err.for_sandbox(&sandbox.id));
+            }
+        };
         // A sandbox that stopped meanwhile is found out by the first look.
         let gone = self.watcher.watch(Watched {
             id: sandbox.id.clone(),

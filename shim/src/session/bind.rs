@@ -1,6 +1,8 @@
 //! Asking the binder, for new sessions and for listeners added later.
 
+use super::holder::name_session;
 use crate::binder::{BindRequest, Binder, Bound, SandboxTarget};
+use crate::registry::Registry;
 use std::time::Duration;
 use sternline_api::listen::Listen;
 use sternline_api::{Failure, Reason};
@@ -13,8 +15,19 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Binds within a bounded time. Dropping the future frees what was bound.
 ///
 /// # Errors
-/// As [`Binder::bind`], and when it does not answer.
-pub async fn bind(binder: &dyn Binder, request: BindRequest) -> Result<Bound, Failure> {
+/// As [`Binder::bind`], and when it does not answer. An address that a session of
+/// `registry` has is refused with that session's id.
+pub async fn bind(
+    binder: &dyn Binder,
+    request: BindRequest,
+    registry: &Registry,
+) -> Result<Bound, Failure> {
+    let (asked, listeners) = (request.target.clone(), request.listeners.clone());
+    let bound = bind_in_time(binder, request).await;
+    bound.map_err(|failure| name_session(failure, &asked, &listeners, &registry.list()))
+}
+
+async fn bind_in_time(binder: &dyn Binder, request: BindRequest) -> Result<Bound, Failure> {
     let target = match &request.target {
         SandboxTarget::Id(id) => format!("sandbox {id}"),
         SandboxTarget::Pod(pod) => format!("pod {}/{}", pod.namespace, pod.name),

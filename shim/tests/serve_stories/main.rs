@@ -5,6 +5,7 @@
 mod call;
 mod draining;
 mod ending;
+mod holders;
 mod limits;
 mod listeners;
 mod streaming;

@@ -44,6 +44,7 @@ pub(crate) fn serve_transfer(args: &Args) -> Outcome {
     let listener = TcpListener::bind(address)?;
     report(&Listening {
         listening: listener.local_addr()?,
+        pid: std::process::id(),
     })?;
     let (connection, _) = listener.accept()?;
     stream::bound(&connection, timeout)?;

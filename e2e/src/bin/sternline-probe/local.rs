@@ -14,11 +14,12 @@ const LISTEN: &str = "0A";
 pub(crate) fn listen(args: &Args) -> Outcome {
     let address: SocketAddr = args.need("address")?;
     let keep = args.or("keep", false)?;
+    let dual = args.or("dual", false)?;
     args.done()?;
     // Not the standard library's listener, which sets SO_REUSEADDR.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!dual)?;
     }
     socket
         .bind(&address.into())
@@ -27,6 +28,7 @@ pub(crate) fn listen(args: &Args) -> Outcome {
     let bound = socket.local_addr()?.as_socket();
     report(&Listening {
         listening: bound.ok_or("the socket has no IP address")?,
+        pid: std::process::id(),
     })?;
     if keep {
         until_terminated()?;

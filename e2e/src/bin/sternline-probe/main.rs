@@ -31,7 +31,7 @@ in a sandbox, towards --to ADDRESS:
   stall --connections --flood  never read; with --flood true write all that fits
   hold --connections           keep open until the end
 on itself:
-  listen --address             bind and listen without SO_REUSEADDR
+  listen --address             bind and listen without SO_REUSEADDR; with --dual true for IPv4 too
   listeners                    who listens here
   serve-transfer --address --send --receive --seed   the other side of transfer
   pause                        wait for SIGTERM";

@@ -153,7 +153,7 @@ impl Actor {
                 let sandbox = self.session.sandbox.id.clone();
                 let shared = Arc::clone(&self.shared);
                 self.changes.spawn(async move {
-                    let bound = bind(&*binder, request).await;
+                    let bound = bind(&*binder, request, &shared.registry).await;
                     let bound = bound.and_then(|bound| {
                         // Ids are prefixes too: without its own, another's fits.
                         if bound.sandbox.id == sandbox {
