@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools demo faults conformance-runtimes fuzz test check
+.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz test check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -37,6 +37,9 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 	@$(STAGE) "API docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --locked --test pages
 	@$(STAGE) "dependencies" .ci/deny
+
+check-rules: ## check the Prometheus rules in deploy/monitoring, and run their unit tests
+	hack/check-rules
 
 faults: build-tools ## judge the conformance suite by a reference with switchable faults; root, six minutes, the machine to itself
 	cargo test --locked -p sternline-reference

@@ -90,8 +90,9 @@ impl App {
     /// # Errors
     /// As [`App::bind`].
     pub async fn bind_with(config: Config, binder: Arc<dyn Binder>) -> anyhow::Result<Self> {
+        let descriptors = raise_descriptor_limit();
         let limits = Limits::from(&config.limits)
-            .validated(raise_descriptor_limit())
+            .validated(descriptors)
             .map_err(anyhow::Error::msg)?;
         let files = config.tls.files(&config.streaming_address);
         let files = files.map_err(anyhow::Error::msg)?;
@@ -121,6 +122,12 @@ impl App {
                 _ => None,
             },
             ..shared
+        });
+        let metrics = metrics.map(|(listener, exporter)| {
+            metrics::limits(&shared.limits, descriptors);
+            let sampled = Arc::clone(&shared);
+            let sample = move || metrics::tokens_waiting(sampled.passes.tokens());
+            (listener, exporter.sampling(sample))
         });
         let call = UnixEndpoint::bind(&config.socket)
             .with_context(|| format!("--socket {}", config.socket.display()))?;

@@ -75,9 +75,6 @@ impl<T> RequestCache<T> {
     pub fn insert_token(&self, token: &Pass, ttl: Duration, value: T) -> Result<(), Full> {
         let now = Instant::now();
         let mut entries = self.lock();
-        let waiting = |entries: &HashMap<_, Entry<T>>| {
-            entries.values().filter(|e| e.expires.is_some()).count()
-        };
         if waiting(&entries) >= self.max_tokens {
             entries.retain(|_, e| e.expires.is_none_or(|expires| expires > now));
             if waiting(&entries) >= self.max_tokens {
@@ -115,6 +112,12 @@ impl<T> RequestCache<T> {
         self.lock().remove(&pass.0);
     }
 
+    /// Tokens known now, expired ones included.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        waiting(&self.lock())
+    }
+
     /// Passes known now, expired ones included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -131,6 +134,10 @@ impl<T> RequestCache<T> {
         // Every step under the lock leaves the map whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn waiting<T>(entries: &HashMap<String, Entry<T>>) -> usize {
+    entries.values().filter(|e| e.expires.is_some()).count()
 }
 
 #[cfg(test)]

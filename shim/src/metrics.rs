@@ -1,5 +1,6 @@
 //! The metrics: every name, label and help text in one place.
 
+use crate::limits::Limits;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
@@ -59,6 +60,10 @@ metrics! {
     BYTES = "sternline_bytes_total", Counter, ["direction"], "Bytes forwarded: from_pod and to_pod.";
     BUFFERED_BYTES = "sternline_buffered_bytes", Gauge, [], "Bytes that wait in buffers for a reader.";
     ENABLED = "sternline_feature_enabled", Gauge, [], "1 while the feature is on, 0 while it is switched off.";
+    TOKENS_WAITING = "sternline_tokens_waiting", Gauge, [], "Tokens that wait to be redeemed.";
+    DESCRIPTORS = "sternline_open_descriptors", Gauge, [], "File descriptors that the shim has open.";
+    LIMIT = "sternline_limit", Gauge, ["limit"], "The most of something that there may be: sessions, connections, tokens, buffer_bytes, descriptors.";
+    RUNTIME_ERRORS = "sternline_runtime_errors_total", Counter, ["operation"], "Times that the source of sandboxes failed, by what it was asked for: bind, status.";
     AUDIT_RECORDS = "sternline_audit_records_total", Counter, [], "Lines of the audit log that were written.";
     AUDIT_LOST = "sternline_audit_lost_total", Counter, [], "Audit records that were lost: the queue was full, or the shim ended before they were written.";
     AUDIT_QUEUED = "sternline_audit_queued_records", Gauge, [], "Audit records that wait to be written.";
@@ -73,6 +78,17 @@ const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0,
 ];
 
+/// Counters with labels that are served from the start: a rate notices the first
+/// of something only where there was a 0 before.
+const FROM_THE_START: &[(&str, &str, &str)] = &[
+    (RUNTIME_ERRORS, "operation", Operation::Bind.label()),
+    (RUNTIME_ERRORS, "operation", Operation::Status.label()),
+    (HANDSHAKES, "result", "ok"),
+    (HANDSHAKES, "result", "failed"),
+    (CERTIFICATE_RELOADS, "result", "loaded"),
+    (CERTIFICATE_RELOADS, "result", "failed"),
+];
+
 /// How often samples of histograms are folded together.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -82,6 +98,7 @@ pub struct Exporter {
     handle: PrometheusHandle,
     traffic: Arc<Traffic>,
     budget: Arc<ProcessBudget>,
+    sample: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Exporter {
@@ -108,11 +125,22 @@ impl Exporter {
                 }
             }
         }
+        for (name, label, value) in FROM_THE_START {
+            counter!(*name, *label => *value).absolute(0);
+        }
         Ok(Self {
             handle,
             traffic,
             budget,
+            sample: None,
         })
+    }
+
+    /// Calls `sample` before each answer, to set what is not counted as it happens.
+    #[must_use]
+    pub fn sampling(mut self, sample: impl Fn() + Send + Sync + 'static) -> Self {
+        self.sample = Some(Arc::new(sample));
+        self
     }
 
     /// Folds the samples of the histograms together, until `stop`. They would
@@ -134,6 +162,12 @@ impl Exporter {
         counter!(BYTES, "direction" => "from_pod").absolute(self.traffic.from_socket());
         counter!(BYTES, "direction" => "to_pod").absolute(self.traffic.to_socket());
         gauge!(BUFFERED_BYTES).set(self.budget.used() as f64);
+        if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+            gauge!(DESCRIPTORS).set(descriptors.count() as f64);
+        }
+        if let Some(sample) = &self.sample {
+            sample();
+        }
         self.handle.render()
     }
 }
@@ -259,4 +293,47 @@ pub fn certificate_expires(at: SystemTime) {
 pub fn certificate_reloaded(loaded: bool) {
     let result = if loaded { "loaded" } else { "failed" };
     counter!(CERTIFICATE_RELOADS, "result" => result).increment(1);
+}
+
+/// What the source of sandboxes is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// To find a sandbox and bind in it.
+    Bind,
+    /// How it is.
+    Status,
+}
+
+impl Operation {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Status => "status",
+        }
+    }
+}
+
+/// The source of sandboxes failed.
+pub fn runtime_failed(operation: Operation) {
+    counter!(RUNTIME_ERRORS, "operation" => operation.label()).increment(1);
+}
+
+/// So many tokens wait.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn tokens_waiting(tokens: usize) {
+    gauge!(TOKENS_WAITING).set(tokens as f64);
+}
+
+/// The limits in force, and the most descriptors that there may be.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn limits(limits: &Limits, descriptors: u64) {
+    for (limit, most) in [
+        ("sessions", limits.sessions_per_node.into()),
+        ("connections", limits.connections_per_node.into()),
+        ("tokens", limits.tokens.into()),
+        ("buffer_bytes", limits.buffer_bytes_per_node),
+        ("descriptors", descriptors),
+    ] {
+        gauge!(LIMIT, "limit" => limit).set(most as f64);
+    }
 }

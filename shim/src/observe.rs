@@ -3,7 +3,7 @@
 use crate::binder::Binder;
 use crate::metrics::Exporter;
 use crate::registry::Registry;
-use crate::session::Shared;
+use crate::session::{Shared, status};
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -94,7 +94,7 @@ async fn not_ready(binder: &dyn Binder, shared: &Shared) -> Option<String> {
     let certificate = certificate.and_then(|tls| tls.trouble(SystemTime::now()));
     match certificate.filter(|trouble| trouble.shut) {
         Some(trouble) => Some(trouble.sentence),
-        None => binder.status().await.trouble,
+        None => status(binder).await.trouble,
     }
 }
 

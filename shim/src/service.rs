@@ -146,7 +146,7 @@ impl Service {
     }
 
     async fn conditions(&self) -> (String, Vec<pb::Condition>) {
-        let status = self.binder.status().await;
+        let status = session::status(&*self.binder).await;
         let trouble = status.trouble.unwrap_or_default();
         let reason = if trouble.is_empty() {
             String::new()

@@ -16,7 +16,7 @@ mod tunnels;
 
 pub use actor::{Parts, start};
 pub use admission::{Admission, Arrival, TunnelKind};
-pub use bind::{bind, refuse_wide};
+pub use bind::{bind, refuse_wide, status};
 pub use listens::{Adopt, AdoptSockets, Adopted, Listens};
 pub use spare::Spare;
 

@@ -1,7 +1,8 @@
 //! Asking the binder, for new sessions and for listeners added later.
 
 use super::holder::name_session;
-use crate::binder::{BindRequest, Binder, Bound, SandboxTarget};
+use crate::binder::{BindRequest, Binder, BinderStatus, Bound, SandboxTarget};
+use crate::metrics::{self, Operation};
 use crate::registry::Registry;
 use std::time::Duration;
 use sternline_api::listen::Listen;
@@ -33,7 +34,7 @@ async fn bind_in_time(binder: &dyn Binder, request: BindRequest) -> Result<Bound
         SandboxTarget::Pod(pod) => format!("pod {}/{}", pod.namespace, pod.name),
     };
     let bound = timeout(BIND_TIMEOUT, binder.bind(request)).await;
-    bound.unwrap_or_else(|_| {
+    let bound = bound.unwrap_or_else(|_| {
         Err(Failure::new(
             Reason::RuntimeUnavailable,
             format!(
@@ -41,7 +42,23 @@ async fn bind_in_time(binder: &dyn Binder, request: BindRequest) -> Result<Bound
                 BIND_TIMEOUT.as_secs()
             ),
         ))
-    })
+    });
+    if let Err(failure) = &bound
+        && failure.reason == Reason::RuntimeUnavailable
+    {
+        metrics::runtime_failed(Operation::Bind);
+    }
+    bound
+}
+
+/// Asks the binder how the source of sandboxes is, and counts when it is not
+/// well.
+pub async fn status(binder: &dyn Binder) -> BinderStatus {
+    let status = binder.status().await;
+    if status.trouble.is_some() {
+        metrics::runtime_failed(Operation::Status);
+    }
+    status
 }
 
 /// Refuses addresses that others than the pod could reach, unless the node

@@ -4,6 +4,7 @@
 mod audit;
 mod dependencies;
 mod links;
+mod monitoring;
 mod operations;
 mod protocol;
 mod requirements;

@@ -2,10 +2,12 @@
 //! that there are.
 
 use clap::CommandFactory as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::Reason;
 use sternline_docs::{code, read, root, rows, section, sources};
+use sternline_shim::limits::Limits;
 use sternline_shim::metrics::{self, Exporter, Kind};
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
 
@@ -80,7 +82,7 @@ fn every_metric_is_listed() {
     let page = read(PAGE);
     let listed: Vec<Vec<String>> = rows(section(&page, "## Metrics"))
         .into_iter()
-        .skip(1)
+        .filter(|row| row[0].starts_with("`sternline_"))
         .map(|row| row[..3].iter().map(|cell| cell.replace('`', "")).collect())
         .collect();
     let real: Vec<Vec<String>> = metrics::ALL
@@ -94,6 +96,26 @@ fn every_metric_is_listed() {
         })
         .collect();
     assert_eq!(listed, real);
+}
+
+#[test]
+fn every_label_has_a_bound() {
+    let page = read(PAGE);
+    let bounded: BTreeMap<String, usize> = rows(section(&page, "## Metrics"))
+        .into_iter()
+        .filter(|row| row.len() == 3 && row[0] != "label")
+        .map(|row| (row[0].replace('`', ""), row[1].parse().expect("a number")))
+        .collect();
+    let labels = metrics::ALL.iter().flat_map(|metric| metric.labels);
+    let labels: BTreeSet<String> = labels.map(ToString::to_string).collect();
+    assert_eq!(bounded.keys().cloned().collect::<BTreeSet<_>>(), labels);
+    for of_the_table in ["status", "reason", "type", "end"] {
+        // `ok` and `session_ended` on top.
+        assert!(
+            Reason::ALL.len() + 2 <= bounded[of_the_table],
+            "{of_the_table}"
+        );
+    }
 }
 
 /// The label names of a line such as `name{a="1",b="2"} 3`, without those that
@@ -132,6 +154,7 @@ fn what_is_served_is_what_is_listed() {
     metrics::handshake("ok");
     metrics::certificate_expires(std::time::SystemTime::now());
     metrics::certificate_reloaded(true);
+    metrics::limits(&Limits::default(), 1024);
     let text = exporter.render();
 
     let mut served: Vec<(String, String, Vec<String>)> = text
@@ -180,19 +203,16 @@ fn refusals_are_listed_with_words_and_exit_codes_of_the_error_table() {
 #[test]
 fn the_steps_of_the_set_up_are_logged_as_the_page_says() {
     let page = read(PAGE);
-    let cli = sources(&root().join("cli/src"));
-    let mut last = 0;
-    for row in rows(section(&page, "### The forward does not come up"))
-        .iter()
-        .skip(1)
-    {
-        for line in code(&row[0]) {
-            assert!(
-                cli.contains(&format!("\"{line}\"")),
-                "nothing logs {line:?}"
-            );
-            last += 1;
+    let section = section(&page, "### The forward does not come up");
+    let (cli, shim) = section.split_once("sternline-shim serve -v").expect("both");
+    for (part, table) in [("cli/src", cli), ("shim/src", shim)] {
+        let source = sources(&root().join(part));
+        let table = rows(table);
+        let lines: Vec<&str> = table.iter().flat_map(|row| code(&row[0])).collect();
+        assert!(lines.len() > 4, "only {lines:?}");
+        for line in lines {
+            let logged = source.contains(&format!("\"{line}\""));
+            assert!(logged, "nothing in {part} logs {line:?}");
         }
     }
-    assert!(last > 4, "only {last} lines");
 }

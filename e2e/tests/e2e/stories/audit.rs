@@ -8,14 +8,13 @@ use crate::support::runner::themed;
 use crate::support::shim::Shim;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target, nobody};
-use crate::support::{is_at_least, same, says, until};
+use crate::support::{SOON, is_at_least, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::Duration;
 use sternline_e2e::report::{Echo, Ended, Holding, Many};
 use tokio::process::Command;
 
@@ -32,8 +31,6 @@ themed! {
     container runtimes:
         the_pod_of_a_session_is_named
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 async fn shim(stage: &Stage, log: &Path, flags: &str) -> Result<Shim> {
     let flags = format!("--audit-log {} {flags}", log.display());

@@ -7,11 +7,14 @@ use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target, nobody};
 use crate::support::{SOON, is_at_least, same, says, until};
 use anyhow::{Context as _, Result, ensure};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use sternline_e2e::report::{Echo, Ended, Holding};
 
 themed! {
     every node:
         metrics_count_what_happened,
+        after_real_traffic_the_metrics_are_those_that_are_documented,
         metrics_go_back_to_nothing_when_all_is_over,
         health_is_served,
         the_log_walks_the_set_up_and_keeps_the_secrets,
@@ -56,6 +59,99 @@ async fn metrics_count_what_happened(stage: &mut Stage) -> Result<()> {
         shim.counts(name, &[label], value).await?;
     }
     Ok(())
+}
+
+async fn after_real_traffic_the_metrics_are_those_that_are_documented(
+    stage: &mut Stage,
+) -> Result<()> {
+    let echo = Target::start(Manner::Echo).await?;
+    let pod = stage.pod("web").await?;
+    let shim = stage.shim("--max-connections-per-session 5").await?;
+    let words = format!("8080:{}", echo.port());
+    let mut forward = stage.forward(&shim, &pod, &words).await?;
+    let place = format!("sandbox/{}", pod.id());
+    stage
+        .refused(&shim, &place, "8080")
+        .await?
+        .is(5, &["8080"])?;
+    let held = pod
+        .spawn("hold --to 127.0.0.1:8080 --connections 5")
+        .await?;
+    let _: Holding = held.report(SOON).await?;
+    let _: Ended = pod.probe("expect-end --to 127.0.0.1:8080").await?;
+    forward.kill().await?;
+    shim.idle(SOON).await?;
+    let waiting = call(&shim, request(&pod, &[8082])).await?;
+    shim.counts("sternline_tokens_waiting", &[], 1.0).await?;
+    shim.counts("sternline_limit", &[r#"limit="tokens""#], 1000.0)
+        .await?;
+    shim.counts("sternline_sessions_total", &[], 1.0).await?;
+
+    let served = served(&shim.metrics().await?);
+    let documented = documented()?;
+    for (name, (kind, labels)) in &documented {
+        let found = served.get(name).map(|found| (&found.0, &found.1));
+        same(name, found, Some((kind, labels)))?;
+    }
+    for name in served.keys() {
+        ensure!(
+            documented.contains_key(name),
+            "{name} is served and not documented"
+        );
+    }
+    let token = waiting.url.rsplit('/').next().unwrap_or_default();
+    ensure!(
+        !shim.metrics().await?.contains(token),
+        "a token is in the metrics"
+    );
+    Ok(())
+}
+
+/// Kind and labels of each metric, by name.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// Those that an endpoint serves.
+fn served(text: &str) -> Metrics {
+    let mut all = Metrics::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            all.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        }
+        let Some((series, rest)) = line.split_once('{') else {
+            continue;
+        };
+        let parts = ["", "_bucket", "_sum", "_count"];
+        let name = parts.iter().find_map(|part| {
+            let name = series.strip_suffix(part)?;
+            all.contains_key(name).then(|| name.to_owned())
+        });
+        if let Some((_, labels)) = name.and_then(|name| all.get_mut(&name)) {
+            let inside = rest.split_once('}').map_or("", |(inside, _)| inside);
+            let names = inside.split(',').filter_map(|pair| pair.split_once('='));
+            let names = names.map(|(name, _)| name.to_owned());
+            labels.extend(names.filter(|name| name != "le"));
+        }
+    }
+    all
+}
+
+/// Those that docs/operations.md lists.
+fn documented() -> Result<Metrics> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let page = std::fs::read_to_string(page)?;
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| `sternline_"));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.replace('`', "")));
+    let cells: Vec<Vec<String>> = cells.map(Iterator::collect).collect();
+    let metrics = cells.iter().map(|row| {
+        let name = row.get(1).context("no name")?.trim().to_owned();
+        let kind = row.get(2).context("no kind")?.trim().to_owned();
+        let labels = row.get(3).context("no labels")?.split(',').map(str::trim);
+        let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
+        Ok((name, (kind, labels.collect())))
+    });
+    metrics.collect()
 }
 
 async fn metrics_go_back_to_nothing_when_all_is_over(stage: &mut Stage) -> Result<()> {

@@ -1,13 +1,9 @@
 //! The audit log of a shim, read back.
 
-use super::until;
+use super::{SOON, until};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
-
-/// A line comes soon after what it tells.
-const SOON: Duration = Duration::from_secs(10);
 
 /// Every whole line of a log, each as JSON.
 ///
