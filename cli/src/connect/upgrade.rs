@@ -18,6 +18,7 @@ use sternline_api::Reason;
 use sternline_api::protocol::{PROTOCOL_HEADER, STREAM_PROTOCOL, STREAM_PROTOCOLS, UPGRADE_RAW};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Longest response head, in bytes.
@@ -25,6 +26,9 @@ const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Longest error body that is read, in bytes; what exceeds it is not shown.
 const LONGEST_BODY: usize = 16 * 1024;
+
+/// How long a connection that broke may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the tunnel runs over.
 pub type ByteStream = TokioIo<Upgraded>;
@@ -88,7 +92,14 @@ where
         // What hyper says would quote the request's path, which is secret.
         Fault::new(
             exit::LOST,
-            format!("the streaming endpoint {endpoint} broke off before it answered: try again"),
+            format!(
+                "the streaming endpoint {endpoint} broke off before it answered: try again{}",
+                match endpoint {
+                    // Its reason may be lost when it closes at once.
+                    Endpoint::Tls(..) => ", with --client-cert if it wants one",
+                    _ => "",
+                }
+            ),
         )
     };
     let (mut requests, connection) = http1::Builder::new()
@@ -97,7 +108,7 @@ where
         .await
         .map_err(|_| broke_off())?;
     // Ends by itself: with the exchange, or when the upgrade takes its place.
-    let driver = tokio::spawn(connection.with_upgrades());
+    let mut driver = tokio::spawn(connection.with_upgrades());
     let exchange = async {
         let request = Request::get(url.path())
             .header(header::HOST, url.host())
@@ -106,17 +117,21 @@ where
             .header(PROTOCOL_HEADER, STREAM_PROTOCOLS.join(", "))
             .body(Empty::<Bytes>::new())
             .map_err(|_| broke_off())?;
-        let response = requests.send_request(request).await.map_err(|error| {
-            if let Some(refused) = tls::refused(endpoint, &error) {
-                refused
-            } else if error.is_parse() {
-                Fault::protocol(format!(
+        let response = match requests.send_request(request).await {
+            Ok(response) => response,
+            Err(error) if error.is_parse() => {
+                return Err(Fault::protocol(format!(
                     "the streaming endpoint {endpoint} does not answer in HTTP/1.1"
-                ))
-            } else {
-                broke_off()
+                )));
             }
-        })?;
+            Err(error) => {
+                let refused = match tls::refused(endpoint, &error) {
+                    None => refused_early(endpoint, &mut driver).await,
+                    refused => refused,
+                };
+                return Err(refused.unwrap_or_else(broke_off));
+            }
+        };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refusal(endpoint, response).await);
         }
@@ -129,6 +144,18 @@ where
         driver.abort();
     }
     upgraded.map(TokioIo::new)
+}
+
+/// What a node said about our certificate before the request was on its way: then
+/// the connection has the error, and the request was merely not sent.
+async fn refused_early(
+    endpoint: &Endpoint,
+    driver: &mut JoinHandle<hyper::Result<()>>,
+) -> Option<Fault> {
+    match timeout(LAST_WORDS, driver).await {
+        Ok(Ok(Err(error))) => tls::refused(endpoint, &error),
+        _ => None,
+    }
 }
 
 /// A 101 to something else than what was asked for would be misread.

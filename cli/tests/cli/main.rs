@@ -13,4 +13,5 @@ mod output;
 mod resume;
 mod signals;
 mod support;
+mod tls;
 mod wrap;

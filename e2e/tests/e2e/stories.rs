@@ -14,6 +14,7 @@ mod pressure;
 mod sandboxes;
 mod streaming;
 mod switching;
+mod tls;
 mod transfer;
 mod tunnels;
 
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Story> {
         call::stories(),
         cli::stories(),
         streaming::stories(),
+        tls::stories(),
         tunnels::stories(),
         observed::stories(),
         audit::stories(),

@@ -2,6 +2,7 @@
 //! test, and targets on the workstation.
 
 pub(crate) mod audit;
+pub(crate) mod authority;
 pub(crate) mod client;
 pub(crate) mod disk;
 pub(crate) mod enclosure;
@@ -16,6 +17,7 @@ pub(crate) mod runner;
 pub(crate) mod shim;
 pub(crate) mod stage;
 pub(crate) mod target;
+pub(crate) mod workstation;
 
 use anyhow::{Result, bail};
 use std::fmt::Debug;

@@ -8,11 +8,13 @@ mod fake;
 mod node;
 mod program;
 mod target;
+mod tls;
 
 pub use fake::{Fake, Raw};
 pub use node::{Node, Tunnel};
 pub use program::{Program, Run};
 pub use target::{echo, exchange};
+pub use tls::{Authority, Front};
 
 use std::time::Duration;
 

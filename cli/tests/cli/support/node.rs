@@ -43,7 +43,7 @@ impl Node {
         hold_ms: u64,
         change: impl Fn(pb::Ready) -> pb::Ready + Send + Sync + 'static,
     ) -> Self {
-        Self::with(limits(), hold_ms, change).await
+        Self::with(limits(), hold_ms, String::new(), change).await
     }
 
     /// One that states that it ends connections that are silent for so long.
@@ -53,12 +53,18 @@ impl Node {
             idle_timeout_ms,
             ..limits()
         };
-        Self::with(limits, 0, |ready| ready).await
+        Self::with(limits, 0, String::new(), |ready| ready).await
+    }
+
+    /// One that answers this URL, behind which something leads to its endpoint.
+    pub async fn behind(url: String) -> Self {
+        Self::with(limits(), 0, url, |ready| ready).await
     }
 
     async fn with(
         limits: pb::Limits,
         hold_ms: u64,
+        url: String,
         change: impl Fn(pb::Ready) -> pb::Ready + Send + Sync + 'static,
     ) -> Self {
         let (found, tunnels) = mpsc::channel(8);
@@ -70,6 +76,7 @@ impl Node {
                 *asked_by_call.try_lock().unwrap() = bound(&request);
                 Ok(pb::ReversePortForwardResponse {
                     session_id: "s1".into(),
+                    url: url.clone(),
                     bound: bound(&request),
                     limits: Some(limits),
                     ..pb::ReversePortForwardResponse::default()

@@ -83,7 +83,8 @@ impl Shim {
     /// # Errors
     /// It streams on a Unix socket.
     pub(crate) fn streaming_address(&self) -> Result<SocketAddr> {
-        let address = self.ready.streaming.trim_start_matches("http://");
+        let address = &self.ready.streaming;
+        let address = address.split_once("://").map_or("", |(_, address)| address);
         address
             .parse()
             .with_context(|| format!("streams on {address}"))

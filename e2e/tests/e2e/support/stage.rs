@@ -169,7 +169,24 @@ impl Stage {
     /// # Errors
     /// It comes up, or does not end in time.
     pub(crate) async fn refused(&self, shim: &Shim, place: &str, words: &str) -> Result<Refusal> {
-        let mut process = self.cli(shim, &format!("forward {place} {words}"))?;
+        let words = format!("forward {place} {words}");
+        let command = Command::new(programs::cli()?);
+        self.refused_by(command, shim, &words).await
+    }
+
+    /// The same, with the CLI started in another way.
+    ///
+    /// # Errors
+    /// As [`Stage::refused`].
+    pub(crate) async fn refused_by(
+        &self,
+        mut command: Command,
+        shim: &Shim,
+        words: &str,
+    ) -> Result<Refusal> {
+        command.env("STERNLINE_SOCKET", shim.socket());
+        command.args(words.split_whitespace());
+        let mut process = self.start("sternline", command)?;
         let exit = process.exit(START).await?;
         if process.stdout().contains("Forwarding") {
             bail!("the forward came up: {}", process.story());
