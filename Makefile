@@ -8,6 +8,8 @@ SHELL := /bin/sh
 STAGE := .ci/stage
 # One list of programs everywhere: another would build them with other features.
 BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-demo --bins
+# The programs that are measured, and the one that measures.
+BENCH := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-bench --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 # Linked statically, so that it runs in an empty image, where it is the probe. By
@@ -64,3 +66,19 @@ test: build-tools ## install what the tests need, build, run every test; root fo
 	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
 	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)
 	@$(STAGE) "demo" demo/run.sh
+
+.PHONY: bench bench-full bench-instructions
+bench: build-tools ## measure Sternline beside its peers, print the table; root, five minutes, the machine to itself
+	@hack/install-bench-deps run
+	$(BENCH)
+	$(RELEASE)/sternline-bench run --profile quick
+
+bench-full: build-tools ## the same with more rounds, packet loss and 9,000 connections: two hours
+	@hack/install-bench-deps run
+	$(BENCH)
+	$(RELEASE)/sternline-bench run --profile full
+
+bench-instructions: build-tools ## count the instructions of the tunnel and compare them with what is recorded
+	@hack/install-bench-deps instructions
+	$(BENCH)
+	$(RELEASE)/sternline-bench instructions
