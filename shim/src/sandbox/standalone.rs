@@ -7,11 +7,17 @@ use crate::{
     binder::{BinderStatus, Sandbox, SandboxTarget},
     netns::{HostNetwork, NamespaceId, Netns, out_of_descriptors},
 };
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 use sternline_api::{Failure, Reason};
 
 /// Longest id, in bytes: a file name has no more than 255, a Kubernetes name 253.
 const MAX_ID_BYTES: usize = 253;
+
+/// Where `ip netns` pins namespaces; it makes the directory with the first.
+const DEFAULT_DIR: &str = "/run/netns";
 
 /// How many names that fit a prefix are kept for its refusal.
 const CANDIDATES_KEPT: usize = 64;
@@ -164,12 +170,21 @@ impl SandboxSource for StandaloneSource {
     }
 
     async fn status(&self) -> BinderStatus {
-        // None was made yet if the directory is missing.
+        let dir = self.dir.display();
         let trouble = match fs::read_dir(&self.dir) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                Some(format!("{}: {err}; check --netns-dir", self.dir.display()))
+            Ok(_) => None,
+            // The first namespace that is made makes it.
+            Err(err)
+                if err.kind() == io::ErrorKind::NotFound && self.dir == Path::new(DEFAULT_DIR) =>
+            {
+                None
             }
-            _ => None,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Some(format!(
+                "{dir} does not exist: make it, or check --netns-dir"
+            )),
+            Err(err) => Some(format!(
+                "sandboxes cannot be listed: {dir}: {err}; check --netns-dir"
+            )),
         };
         BinderStatus {
             runtime: "standalone".to_owned(),
@@ -193,6 +208,21 @@ mod tests {
 
     fn id(id: &str) -> SandboxTarget {
         SandboxTarget::Id(id.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_missing_is_trouble_unless_it_is_made_when_needed() {
+        let (dir, source) = source(&[]);
+        assert_eq!(source.status().await.trouble, None);
+        let path = dir.path().to_owned();
+        drop(dir);
+        let trouble = source.status().await.trouble.expect("trouble");
+        let said = format!("{} does not exist: make it", path.display());
+        assert!(trouble.starts_with(&said), "{trouble}");
+        if !Path::new(DEFAULT_DIR).exists() {
+            let source = StandaloneSource::new(DEFAULT_DIR.into()).expect("source");
+            assert_eq!(source.status().await.trouble, None);
+        }
     }
 
     #[tokio::test]
@@ -230,16 +260,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_its_directory_nothing_is_found_and_nothing_is_wrong() {
+    async fn without_its_directory_nothing_is_found() {
         let dir = tempfile::tempdir().expect("dir");
         let source = StandaloneSource::new(dir.path().join("none")).expect("source");
         let failure = source.find(&id("web")).await.expect_err("none");
         assert_eq!(failure.reason, Reason::SandboxNotFound);
-        let status = source.status().await;
-        assert_eq!(
-            (status.runtime.as_str(), status.trouble),
-            ("standalone", None)
-        );
+        assert_eq!(source.status().await.runtime, "standalone");
     }
 
     #[tokio::test]
