@@ -94,6 +94,8 @@ pub(crate) struct Report {
     pub(crate) absent: Vec<(String, String, String)>,
     /// Every figure.
     pub(crate) measured: Vec<Measured>,
+    /// Measurements that failed, and why: there must be none.
+    pub(crate) failed: Vec<String>,
     /// Processes that outlived their phase: there must be none.
     pub(crate) leftovers: Vec<String>,
 }
@@ -110,8 +112,14 @@ impl Report {
             rows: Vec::new(),
             absent: Vec::new(),
             measured: Vec::new(),
+            failed: Vec::new(),
             leftovers: Vec::new(),
         }
+    }
+
+    /// Whether everything went as it should, whatever the figures are.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.failed.is_empty() && self.leftovers.is_empty()
     }
 
     /// Judges rows by what was measured.
@@ -143,8 +151,8 @@ impl Report {
             estimate,
             spread: stats::spread(&values),
             verdict: row.need.map(|need| match &estimate {
-                Some(estimate) => stats::judge(estimate, need),
-                None => Verdict::NotResolved,
+                Some(estimate) if self.profile != Profile::Smoke => stats::judge(estimate, need),
+                _ => Verdict::NotResolved,
             }),
             values,
         }
@@ -223,6 +231,9 @@ mod tests {
         assert_eq!(report.rows[0].verdict, Some(Verdict::NotResolved));
         report.judge(&[row(Need::AtLeast(3.0))], 1);
         assert_eq!(report.rows[0].verdict, Some(Verdict::NotMet));
+        report.profile = Profile::Smoke;
+        report.judge(&[row(Need::AtLeast(1.7))], 1);
+        assert_eq!(report.rows[0].verdict, Some(Verdict::NotResolved));
     }
 
     #[test]

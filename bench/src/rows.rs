@@ -8,6 +8,7 @@ use crate::contender::Kind;
 use crate::load::Direction;
 use crate::stats::Need;
 use serde::Serialize;
+use std::path::Path;
 
 /// Under which conditions a row is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -37,6 +38,21 @@ impl Phase {
         Self::Memory,
         Self::Setup,
     ];
+
+    /// Why it cannot be had on this machine.
+    pub(crate) fn missing(self) -> Option<String> {
+        let algorithms = || {
+            let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let lacks = |name: &str| !algorithms().split_ascii_whitespace().any(|a| a == name);
+        match self {
+            Self::Near | Self::Memory | Self::Setup => None,
+            _ if !Path::new("/dev/net/tun").exists() => Some("there is no /dev/net/tun".to_owned()),
+            Self::LossBbr if lacks("bbr") => Some("the kernel has no BBR loaded".to_owned()),
+            Self::Far | Self::LossCubic | Self::LossBbr => None,
+        }
+    }
 
     /// What it is, for people.
     pub(crate) fn name(self) -> &'static str {

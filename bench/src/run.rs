@@ -7,6 +7,7 @@ pub(crate) use options::{Profile, Run};
 
 use crate::contender::Kind;
 use crate::enclosure::{self, Part};
+use crate::load::Figures;
 use crate::report::{Machine, Measured, Report, Sample};
 use crate::rows::{Phase, Row, Subject, rows};
 use crate::stage::{Link, Stage};
@@ -14,6 +15,7 @@ use crate::stats::Rng;
 use crate::{plot, usage};
 use anyhow::{Context as _, Result};
 use measure::Bench;
+use options::Times;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
@@ -25,6 +27,22 @@ const TIDY: Duration = Duration::from_secs(5);
 
 /// Two measurements that are made next to each other, or one alone.
 type Pair = (Subject, Option<Subject>);
+
+/// What a phase brought.
+#[derive(Debug, Default)]
+struct Found {
+    measured: Vec<Measured>,
+    failed: Vec<String>,
+}
+
+impl Found {
+    /// One that fails costs its own figures, and not those of the hours before.
+    fn fail(&mut self, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        progress(&format!("FAILED: {error}"));
+        self.failed.push(error);
+    }
+}
 
 /// `sternline-bench run`.
 ///
@@ -47,11 +65,17 @@ pub(crate) fn main(run: &Run) -> Result<ExitCode> {
         }
         progress(phase.name());
         let pairs = pairs(&of_phase);
-        let measured = match phase {
+        let found = match phase {
             Phase::Memory | Phase::Setup => one_by_one(&mut bench, phase, &pairs, run),
             _ => rounds(&mut bench, phase, &pairs, run),
         };
-        report.measured.extend(measured?);
+        let found = found.unwrap_or_else(|error| {
+            let mut none = Found::default();
+            none.fail(&error.context(format!("cannot set up: {}", phase.name())));
+            none
+        });
+        report.measured.extend(found.measured);
+        report.failed.extend(found.failed);
         let known = [bench.stage.pids(), vec![bench.target.pid()]].concat();
         report.leftovers.extend(leftovers(&known));
     }
@@ -66,7 +90,7 @@ pub(crate) fn main(run: &Run) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     report.print(&mut out)?;
     writeln!(out, "\nraw figures: {}", json.display())?;
-    Ok(match report.leftovers.is_empty() {
+    Ok(match report.is_sound() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
@@ -88,7 +112,7 @@ fn choose(run: &Run, stage: &Stage) -> (Vec<Row>, Vec<(String, String, String)>)
                 let entry = missing.entry(kind);
                 entry.or_insert_with(|| kind.missing(stage)).clone()
             });
-        match why {
+        match why.or_else(|| row.phase.missing()) {
             None => chosen.push(row),
             // Nobody waits for a comparison that asks for nothing.
             Some(why) if row.need.is_some() => absent.push((row.id.to_owned(), row.what, why)),
@@ -124,7 +148,7 @@ fn pairs(rows: &[&Row]) -> Vec<Pair> {
 }
 
 /// Phases in which all contenders run all the time and are measured in turn.
-fn rounds(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<Vec<Measured>> {
+fn rounds(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<Found> {
     let (link, congestion, forced) = match phase {
         Phase::Far => (Link::long(0.0), "cubic", false),
         Phase::LossCubic => (Link::long(0.001), "cubic", false),
@@ -135,14 +159,15 @@ fn rounds(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<
     bench.stage.congestion(congestion, forced)?;
     let subjects = pairs.iter().flat_map(|(one, other)| [Some(*one), *other]);
     let wanted: BTreeSet<(Kind, u32)> = subjects.flatten().map(instance).collect();
-    let mut running = BTreeMap::new();
+    let (mut running, mut found) = (BTreeMap::new(), Found::default());
     for (number, (kind, connections)) in (0..).zip(wanted) {
-        let started = bench.start(kind, connections, number)?;
-        running.insert((kind, connections), started);
+        match bench.start(kind, connections, number) {
+            Ok(started) => drop(running.insert((kind, connections), started)),
+            Err(error) => found.fail(&error),
+        }
     }
     let times = run.times(phase);
     let mut rng = Rng::new(run.seed ^ phase as u64);
-    let mut measured = Vec::new();
     let begun = Instant::now();
     for round in 0..times.rounds {
         let mut order: Vec<usize> = (0..pairs.len()).collect();
@@ -151,16 +176,26 @@ fn rounds(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<
             let (one, other) = pairs[at];
             let mut two: Vec<Subject> = [Some(one), other].into_iter().flatten().collect();
             rng.shuffle(&mut two);
-            let mut samples = Vec::new();
-            for subject in two {
-                let figures = bench.load(&running[&instance(subject)], subject.job, times)?;
-                samples.push(Sample { subject, figures });
+            if !two.iter().all(|one| running.contains_key(&instance(*one))) {
+                continue;
             }
-            measured.push(Measured {
-                phase,
-                round,
-                samples,
-            });
+            let measure = |subject: &Subject| {
+                let running = &running[&instance(*subject)];
+                bench
+                    .load(running, subject.job, times)
+                    .map(|figures| Sample {
+                        subject: *subject,
+                        figures,
+                    })
+            };
+            match two.iter().map(measure).collect() {
+                Ok(samples) => found.measured.push(Measured {
+                    phase,
+                    round,
+                    samples,
+                }),
+                Err(error) => found.fail(&error),
+            }
         }
         if begun.elapsed() > times.most && round + 1 < times.rounds {
             progress(&format!("time is up after {} rounds", round + 1));
@@ -168,7 +203,7 @@ fn rounds(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<
         }
         progress(&format!("round {} of {}", round + 1, times.rounds));
     }
-    Ok(measured)
+    Ok(found)
 }
 
 /// Which instance of a contender a measurement needs: only Sternline has a limit
@@ -181,32 +216,37 @@ fn instance(subject: Subject) -> (Kind, u32) {
 }
 
 /// Phases in which every measurement has a contender of its own, started for it.
-fn one_by_one(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<Vec<Measured>> {
+fn one_by_one(bench: &mut Bench, phase: Phase, pairs: &[Pair], run: &Run) -> Result<Found> {
     bench.stage.link(Link::Near)?;
     bench.stage.congestion("cubic", false)?;
     let times = run.times(phase);
-    let mut measured = Vec::new();
+    let mut found = Found::default();
     for round in 0..times.rounds {
         for (subject, _) in pairs {
-            let figures = if subject.job.is_load() {
-                let running = bench.start(subject.kind, subject.job.connections(), 0)?;
-                bench.load(&running, subject.job, times)?
-            } else {
-                bench.setup(subject.job)?
-            };
-            let samples = vec![Sample {
-                subject: *subject,
-                figures,
-            }];
-            measured.push(Measured {
-                phase,
-                round,
-                samples,
-            });
+            match fresh(bench, *subject, times) {
+                Ok(figures) => found.measured.push(Measured {
+                    phase,
+                    round,
+                    samples: vec![Sample {
+                        subject: *subject,
+                        figures,
+                    }],
+                }),
+                Err(error) => found.fail(&error),
+            }
         }
         progress(&format!("round {} of {}", round + 1, times.rounds));
     }
-    Ok(measured)
+    Ok(found)
+}
+
+/// Starts a contender, measures it once and stops it.
+fn fresh(bench: &mut Bench, subject: Subject, times: Times) -> Result<Figures> {
+    if !subject.job.is_load() {
+        return bench.setup(subject.job);
+    }
+    let running = bench.start(subject.kind, subject.job.connections(), 0)?;
+    bench.load(&running, subject.job, times)
 }
 
 /// Processes that are still there although their contender was stopped.

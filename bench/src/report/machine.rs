@@ -19,7 +19,15 @@ pub(crate) struct Machine {
     load_before: f64,
 }
 
+/// Load above which a report warns.
+const BUSY: f64 = 0.7;
+
 impl Machine {
+    /// Whether others used it in the minute before.
+    pub(crate) fn was_busy(&self) -> bool {
+        self.load_before > BUSY
+    }
+
     /// Looks at this machine.
     pub(crate) fn look() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
@@ -48,5 +56,20 @@ impl std::fmt::Display for Machine {
             "{} cores, {}, {} MiB, Linux {}, load before {:.2}",
             self.cores, self.processor, self.memory_mib, self.kernel, self.load_before
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_seen_and_its_load_told() {
+        let mut machine = Machine::look();
+        assert!(machine.cores > 0 && machine.memory_mib > 0, "{machine}");
+        machine.load_before = 0.2;
+        assert!(!machine.was_busy());
+        machine.load_before = 3.0;
+        assert!(machine.was_busy() && machine.to_string().contains("3.00"));
     }
 }

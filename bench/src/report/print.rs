@@ -46,8 +46,17 @@ impl Report {
                 "A SMOKE RUN: it shows that everything works; its figures mean nothing."
             )?;
         }
+        if self.machine.was_busy() {
+            writeln!(
+                out,
+                "THE MACHINE WAS BUSY before the run: its figures mean little."
+            )?;
+        }
         self.rows_table(out)?;
         self.medians_table(out)?;
+        for failed in &self.failed {
+            writeln!(out, "\nFAILED: {failed}")?;
+        }
         if self.leftovers.is_empty() {
             writeln!(out, "\nnothing was left behind")?;
         } else {

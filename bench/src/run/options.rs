@@ -97,7 +97,7 @@ impl Run {
             (Profile::Smoke, ..) => (1, 60, 0.1, 0.2),
             (Profile::Quick, true, _) => (3, 100, 2.0, 2.0),
             (Profile::Quick, _, true) => (3, 60, 0.3, 1.0),
-            (Profile::Quick, ..) => (7, 170, 0.2, 0.6),
+            (Profile::Quick, ..) => (7, 130, 0.2, 0.6),
             (Profile::Full, true, _) => (11, 1200, 4.0, 5.0),
             (Profile::Full, _, true) => (5, 600, 0.3, 5.0),
             (Profile::Full, ..) => (21, 2400, 0.3, 1.5),
