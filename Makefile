@@ -73,7 +73,7 @@ bench: build-tools ## measure Sternline beside its peers, print the table; root,
 	$(BENCH)
 	$(RELEASE)/sternline-bench run --profile quick
 
-bench-full: build-tools ## the same with more rounds, packet loss and 9,000 connections: two hours
+bench-full: build-tools ## the same with more rounds, packet loss and 9,000 connections: 75 minutes
 	@hack/install-bench-deps run
 	$(BENCH)
 	$(RELEASE)/sternline-bench run --profile full

@@ -15,7 +15,7 @@ pub(crate) enum Profile {
     Smoke,
     /// About five minutes.
     Quick,
-    /// About an hour: more rounds, longer windows, packet loss, 9,000 connections.
+    /// About 75 minutes: more rounds, longer windows, packet loss, 9,000 connections.
     Full,
 }
 
