@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz test check
+.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz test test-runtimes check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -18,10 +18,10 @@ RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 SUITE := hack/build-suite $(RELEASE)
 # Runtimes that make pods, by the names of hack/install-test-deps.
 PODS := containerd-1.6 containerd-1.7 containerd-2 cri-o
-E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
+RUNTIMES := env STERNLINE_BIN_DIR=$(RELEASE) hack/test-runtimes
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build-tools: ## make sure that cargo and a C compiler are there
 	@demo/need-build-tools.sh
@@ -56,6 +56,10 @@ conformance-runtimes: build ## judge the shim on pods of every runtime and on na
 fuzz: build-tools ## feed any bytes to everything that reads bytes from outside; FUZZ_SECONDS (600) a target
 	hack/fuzz
 
+test-runtimes: build-tools ## end to end on containerd 1.6, 1.7 and 2, CRI-O and plain namespaces, and a table; root
+	@$(STAGE) "build" $(BUILD)
+	@$(RUNTIMES)
+
 test: build-tools ## install what the tests need, build, run every test; root for namespaces and pods
 	@$(STAGE) "test dependencies" hack/install-test-deps
 	@$(STAGE) "build" $(BUILD)
@@ -63,8 +67,7 @@ test: build-tools ## install what the tests need, build, run every test; root fo
 	@$(STAGE) "unit, property and integration tests" cargo test --workspace --exclude sternline-e2e --exclude sternline-reference --locked --no-fail-fast
 	@$(STAGE) "conformance of the shim on network namespaces" hack/run-conformance $(RELEASE) standalone
 	@$(STAGE) "conformance of the shim on containerd pods" hack/run-conformance $(RELEASE) containerd-1.6
-	@$(STAGE) "end to end on network namespaces" env STERNLINE_RUNTIME=standalone $(E2E)
-	@$(STAGE) "end to end on containerd pods" env STERNLINE_RUNTIME=containerd-1.6 $(E2E)
+	@$(RUNTIMES)
 	@$(STAGE) "demo" demo/run.sh
 
 .PHONY: bench bench-full bench-instructions

@@ -11,6 +11,7 @@ mod limits;
 mod listening;
 mod observed;
 mod pressure;
+mod runtimes;
 mod sandboxes;
 mod streaming;
 mod switching;
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<Story> {
         leaving::stories(),
         switching::stories(),
         faults::stories(),
+        runtimes::stories(),
         pressure::stories(),
     ]
     .into_iter()

@@ -13,6 +13,7 @@ pub(crate) mod link;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod recorder;
 pub(crate) mod runner;
 pub(crate) mod shim;
 pub(crate) mod stage;

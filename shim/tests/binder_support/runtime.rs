@@ -1,6 +1,8 @@
 //! A container runtime that says what a test tells it to, for faults that a real
 //! one cannot be brought to.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use serde_json::json;
 use std::{
     collections::HashMap,

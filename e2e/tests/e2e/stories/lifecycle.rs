@@ -25,8 +25,7 @@ themed! {
         a_session_can_be_stopped_from_outside,
         a_hundred_sessions_one_after_the_other_leave_nothing_behind;
     container runtimes:
-        a_pod_that_is_stopped_ends_its_forward_with_9,
-        a_runtime_that_restarts_does_not_end_a_session
+        a_pod_that_is_stopped_ends_its_forward_with_9
 }
 
 /// A pod with a forward, and a connection through it that stays open.
@@ -272,25 +271,4 @@ async fn a_hundred_sessions_one_after_the_other_leave_nothing_behind(
     let usage = usage.map_or((0, 0), |usage| (usage.descriptors, usage.threads));
     nothing_kept(&shim, usage.0, usage.1).await?;
     port_is_free(&pod, SOON).await
-}
-
-async fn a_runtime_that_restarts_does_not_end_a_session(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
-
-    let node = stage.node().clone();
-    node.pause_runtime().await?;
-    // Longer than several polls.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    same("the forward", standing.forward.ended(), None)?;
-    same(
-        "open connections",
-        standing.shim.sessions().await?[0].connections,
-        3,
-    )?;
-    node.resume_runtime().await?;
-
-    let _: Echo = standing.pod.probe("echo --to 127.0.0.1:8080").await?;
-    // And the shim notices again when a pod goes.
-    standing.pod.remove().await?;
-    same("exit code", standing.forward.exit(SOON).await?.code, 9)
 }

@@ -62,7 +62,8 @@ impl Node {
             }
             _ => {
                 registry::serve(image::Image::pack(probe)?).await?;
-                let daemon = daemon::Daemon::start(runtime).await?;
+                let release = runtime.release().context("no release")?;
+                let daemon = daemon::Daemon::start(release).await?;
                 let cri = cri::Cri::connect(daemon.socket()).await?;
                 let version = cri.set_up(runtime).await;
                 let version = version.map_err(|error| anyhow!("{error:#}; {}", daemon.story()))?;
@@ -134,6 +135,62 @@ impl Node {
         };
         node.daemon.lock().await.run().await?;
         node.cri.ready(READY).await
+    }
+
+    /// Starts an older release in the runtime's place, on a node without pods.
+    ///
+    /// # Errors
+    /// There is none, or it does not start.
+    pub(crate) async fn downgrade_runtime(&self, runtime: Runtime) -> Result<()> {
+        let Kind::Cri(node) = &self.kind else {
+            bail!("a standalone node has no container runtime");
+        };
+        let older = runtime.predecessor().context("no older release")?;
+        self.sweep().await?;
+        node.daemon.lock().await.move_to(older).await?;
+        node.cri.ready(READY).await?;
+        node.cri.pull().await
+    }
+
+    /// Starts the run's own release in the place of an older one; its pods live
+    /// on.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn upgrade_runtime(&self) -> Result<()> {
+        let Kind::Cri(node) = &self.kind else {
+            bail!("a standalone node has no container runtime");
+        };
+        node.daemon.lock().await.upgrade().await?;
+        node.cri.ready(READY).await
+    }
+
+    /// Where the container runtime listens.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn runtime_socket(&self) -> Result<&Path> {
+        match &self.kind {
+            Kind::Standalone(_) => bail!("a standalone node has no container runtime"),
+            Kind::Cri(node) => Ok(node.cri.socket()),
+        }
+    }
+
+    /// Has the runtime run as it does between stories, without any sandbox.
+    ///
+    /// # Errors
+    /// It does not come back, or keeps a sandbox.
+    pub(crate) async fn tidy(&self) -> Result<()> {
+        self.resume_runtime().await?;
+        self.sweep().await?;
+        if let Kind::Cri(node) = &self.kind {
+            let mut daemon = node.daemon.lock().await;
+            if let Some(home) = daemon.away_from() {
+                daemon.move_to(home).await?;
+                node.cri.ready(READY).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes every sandbox, whoever made it.

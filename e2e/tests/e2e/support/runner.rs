@@ -3,6 +3,7 @@
 use super::enclosure::{self, Part};
 use super::leftovers::Inventory;
 use super::node::{Node, Runtime};
+use super::recorder::Recorder;
 use super::stage::Stage;
 use super::{process, programs};
 use crate::stories;
@@ -15,7 +16,8 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use sternline_e2e::record::Record;
 
 /// Longest a story may take.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -31,27 +33,54 @@ pub(crate) type Tell =
 pub(crate) struct Story {
     /// Theme and sentence.
     pub(crate) name: &'static str,
-    /// Whether it is about pods of a container runtime.
-    pub(crate) needs_cri: bool,
+    /// What it cannot be told without.
+    pub(crate) needs: Needs,
     pub(crate) tell: Tell,
 }
 
-/// Lists the stories of a theme: those of every node, and those that are about
-/// pods of a container runtime.
+/// What a story is about, beyond any node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    /// Pods of a container runtime.
+    Pods,
+    /// A release of the runtime from before this one.
+    Predecessor,
+}
+
+impl Needs {
+    /// Why a story with these needs says nothing about `runtime`.
+    pub(crate) fn missing(self, runtime: Runtime) -> Option<&'static str> {
+        match self {
+            Self::Pods | Self::Predecessor if !runtime.is_cri() => {
+                Some("plain namespaces have no container runtime")
+            }
+            Self::Predecessor if runtime.predecessor().is_none() => {
+                Some("there is no older release of it that every machine can have")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Lists the stories of a theme: those of every node, those that are about pods
+/// of a container runtime, and those that also need an older release of it.
 macro_rules! themed {
-    (every node: $($any:ident),* ; container runtimes: $($cri:ident),* $(,)?) => {
+    (every node: $($any:ident),* ; container runtimes: $($cri:ident),*
+     $(; upgraded runtimes: $($upgraded:ident),*)? $(,)?) => {
         /// Every story of this theme.
         pub(crate) fn stories() -> Vec<crate::support::runner::Story> {
             vec![
-                $(themed!(@one $any, false),)*
-                $(themed!(@one $cri, true),)*
+                $(themed!(@one $any, Nothing),)*
+                $(themed!(@one $cri, Pods),)*
+                $($(themed!(@one $upgraded, Predecessor),)*)?
             ]
         }
     };
-    (@one $name:ident, $needs_cri:literal) => {
+    (@one $name:ident, $needs:ident) => {
         crate::support::runner::Story {
             name: concat!(module_path!(), "::", stringify!($name)),
-            needs_cri: $needs_cri,
+            needs: crate::support::runner::Needs::$needs,
             tell: |stage| Box::pin($name(stage)),
         }
     };
@@ -74,6 +103,7 @@ pub(crate) fn main() -> Result<ExitCode> {
     if let Part::Over(code) = enclosure::enter(programs::prepare)? {
         return Ok(code);
     }
+    let recorder = Arc::new(Recorder::from_environment()?);
     let executor = tokio::runtime::Runtime::new()?;
     let executor = Arc::new(executor);
     let probe = programs::probe()?;
@@ -81,20 +111,47 @@ pub(crate) fn main() -> Result<ExitCode> {
         .block_on(Node::start(runtime, &probe))
         .with_context(|| format!("{} does not start", runtime.name()))?;
 
+    recorder.record(&Record::Begun {
+        runtime: runtime.name().to_owned(),
+        version: node.version().to_owned(),
+    })?;
+
     let run = |story: &Story| -> Box<dyn FnOnce() -> Result<(), Failed> + Send> {
-        let (node, executor) = (node.clone(), executor.clone());
+        let (node, executor, recorder) = (node.clone(), executor.clone(), recorder.clone());
         let (name, tell) = (story.name, story.tell);
-        Box::new(move || tell_story(name, tell, &node, &executor).map_err(|error| failed(&error)))
+        Box::new(move || {
+            let start = Instant::now();
+            let told = tell_story(name, tell, &node, &executor);
+            let recorded = recorder.record(&Record::Told {
+                story: short(name).to_owned(),
+                passed: told.is_ok(),
+                seconds: start.elapsed().as_secs_f64(),
+            });
+            told.and(recorded).map_err(|error| failed(&error))
+        })
     };
     let conclusion = libtest_mimic::run(&arguments, trials(runtime, run));
     executor.block_on(node.stop())?;
+    let mut out = std::io::stdout();
+    for story in stories::all() {
+        if let Some(reason) = story.needs.missing(runtime) {
+            let (story, reason) = (short(story.name).to_owned(), reason.to_owned());
+            writeln!(
+                out,
+                "not applicable on {}: {story}: {reason}",
+                runtime.name()
+            )?;
+            recorder.record(&Record::NotApplicable { story, reason })?;
+        }
+    }
+    recorder.over()?;
 
     let ran = conclusion.num_passed + conclusion.num_failed;
     let place = match runtime.is_cri() {
         true => format!("real pods ({})", node.version()),
         false => "plain network namespaces (standalone)".to_owned(),
     };
-    writeln!(std::io::stdout(), "{ran} end-to-end tests ran on {place}")?;
+    writeln!(out, "{ran} end-to-end tests ran on {place}")?;
     Ok(conclusion.exit_code())
 }
 
@@ -104,12 +161,14 @@ fn trials(
 ) -> Vec<Trial> {
     stories::all()
         .iter()
-        .filter(|story| runtime.is_cri() || !story.needs_cri)
-        .map(|story| {
-            let name = story.name.trim_start_matches("e2e::stories::");
-            Trial::test(name, run(story)).with_kind(runtime.name())
-        })
+        .filter(|story| story.needs.missing(runtime).is_none())
+        .map(|story| Trial::test(short(story.name), run(story)).with_kind(runtime.name()))
         .collect()
+}
+
+/// Theme and sentence.
+fn short(name: &str) -> &str {
+    name.trim_start_matches("e2e::stories::")
 }
 
 /// Tells one story and tidies up after it, whatever came of it.
@@ -138,8 +197,7 @@ fn tell_story(
     let _entered = executor.enter();
     drop(stage);
     let tidied = executor.block_on(async {
-        node.resume_runtime().await?;
-        node.sweep().await?;
+        node.tidy().await?;
         before.restored(TIDY).await
     });
     told.and(tidied)

@@ -1,7 +1,8 @@
 //! A containerd of the run's own, configured as a node would have it.
 
 use super::daemon::{Recipe, cni_plugins};
-use super::{Runtime, image, program};
+use super::runtime::Release;
+use super::{image, program};
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
@@ -9,20 +10,24 @@ use std::path::Path;
 /// Where it listens.
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Writes the configuration for `runtime` and says how it is started.
+/// Writes the configuration, in a version of its format that `release` reads,
+/// and says how it is started.
 ///
 /// # Errors
 /// It is not installed.
-pub(crate) fn recipe(runtime: Runtime, directory: &Path) -> Result<Recipe> {
-    let programs = runtime.directory()?;
+pub(crate) fn recipe(release: Release, version: u32, directory: &Path) -> Result<Recipe> {
+    let programs = release.directory()?;
     let program = match &programs {
         Some(directory) => directory.join("containerd"),
         None => program("containerd")?,
     };
-    let version = match runtime {
-        Runtime::Containerd2 => 3,
-        _ => 2,
-    };
+    let registry = image::REGISTRY;
+    let hosts = directory.join("certs.d").join(registry);
+    fs::create_dir_all(&hosts)?;
+    fs::write(
+        hosts.join("hosts.toml"),
+        format!("server = \"http://{registry}\"\n"),
+    )?;
     let config = directory.join("config.toml");
     fs::write(&config, self::config(directory, version)?)?;
     Ok(Recipe {
@@ -47,6 +52,9 @@ fn config(directory: &Path, version: u32) -> Result<String> {
 sandbox_image = "{image}"
 restrict_oom_score_adj = true
 
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{root}/certs.d"
+
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{root}/cni"
@@ -56,6 +64,9 @@ conf_dir = "{root}/cni"
             r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{image}"
+
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "{root}/certs.d"
 
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true

@@ -87,13 +87,21 @@ impl Cri {
         if !version.starts_with(runtime.series()) {
             bail!("{version} is no {}", runtime.name());
         }
+        self.pull().await?;
+        Ok(version)
+    }
+
+    /// Has the runtime pull the probe's image.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub(crate) async fn pull(&self) -> Result<()> {
         let request = pb::PullImageRequest {
             image: Some(the_image()),
             ..Default::default()
         };
         let pull = Box::pin(self.images.clone().pull_image(request)).await;
-        pull.context("cannot pull the probe's image")?;
-        Ok(version)
+        pull.map(drop).context("cannot pull the probe's image")
     }
 
     /// Name and version of the runtime.

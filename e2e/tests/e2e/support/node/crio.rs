@@ -1,7 +1,8 @@
 //! A CRI-O of the run's own, configured as a node would have it.
 
 use super::daemon::{Recipe, cni_plugins};
-use super::{Runtime, image, program};
+use super::runtime::Release;
+use super::{image, program};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,8 +15,8 @@ const SOCKET: &str = "/run/crio/crio.sock";
 ///
 /// # Errors
 /// It, or conmon, is not installed.
-pub(crate) fn recipe(runtime: Runtime, directory: &Path) -> Result<Recipe> {
-    let programs = runtime.directory()?.context("CRI-O is always built")?;
+pub(crate) fn recipe(release: Release, directory: &Path) -> Result<Recipe> {
+    let programs = release.directory()?.context("CRI-O is always built")?;
     let wrapper = directory.join("runc");
     fs::write(&wrapper, wrapped(&program("runc")?))?;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
@@ -84,10 +85,10 @@ fn config(directory: &Path, programs: &Path) -> Result<String> {
     Ok(format!(
         r#"[crio]
 root = "{root}/storage"
-runroot = "/run/containers/storage"
+runroot = "{root}/run"
 storage_driver = "overlay"
 log_dir = "{root}/logs"
-version_file = "/run/crio/version"
+version_file = "{root}/version"
 clean_shutdown_file = "{root}/clean.shutdown"
 
 [crio.api]

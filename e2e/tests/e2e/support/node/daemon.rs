@@ -1,10 +1,12 @@
 //! A container runtime of the run's own: its process, whatever its kind.
 
-use super::{Runtime, containerd, crio};
+use super::runtime::{Engine, Release};
+use super::{containerd, crio};
 use crate::support::enclosure::STATE;
 use crate::support::process::Process;
 use crate::support::until;
 use anyhow::{Context as _, Result, bail};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs;
@@ -36,35 +38,65 @@ pub(crate) struct Recipe {
 /// The daemon.
 pub(crate) struct Daemon {
     recipe: Recipe,
+    home: Release,
     directory: PathBuf,
     process: Option<Process>,
     starts: u32,
 }
 
 impl Daemon {
-    /// Writes the configuration of `runtime` and starts it.
+    /// Writes the configuration of `release` and starts it.
     ///
     /// # Errors
     /// It is not installed or does not start.
-    pub(crate) async fn start(runtime: Runtime) -> Result<Self> {
+    pub(crate) async fn start(release: Release) -> Result<Self> {
         // Every one looks for it by name.
         super::program("runc")?;
-        let directory = Path::new(STATE).join(runtime.name());
-        fs::create_dir_all(directory.join("cni"))?;
-        fs::write(directory.join("cni/10-pods.conflist"), network(&directory))?;
-        let recipe = match runtime {
-            Runtime::Standalone => bail!("plain namespaces need no daemon"),
-            Runtime::CriO => crio::recipe(runtime, &directory)?,
-            _ => containerd::recipe(runtime, &directory)?,
-        };
+        let directory = home(release);
         let mut this = Self {
-            recipe,
+            recipe: recipe(release, &directory)?,
+            home: release,
             directory,
             process: None,
             starts: 0,
         };
         this.run().await?;
         Ok(this)
+    }
+
+    /// The run's own release, where the run has it, if it is elsewhere now.
+    pub(crate) fn away_from(&self) -> Option<Release> {
+        (self.directory != home(self.home)).then_some(self.home)
+    }
+
+    /// Ends the daemon and starts `release`, which knows nothing of what the
+    /// other has done.
+    ///
+    /// # Errors
+    /// As [`Daemon::stop`] and [`Daemon::start`].
+    pub(crate) async fn move_to(&mut self, release: Release) -> Result<()> {
+        self.stop().await?;
+        if self.away_from().is_some() {
+            unmount_below(&self.directory)?;
+        }
+        let directory = match release == self.home {
+            true => home(release),
+            false => Path::new(STATE).join(format!("{}-{}", release.name, self.starts)),
+        };
+        self.recipe = recipe(release, &directory)?;
+        self.directory = directory;
+        self.run().await
+    }
+
+    /// Ends the daemon and starts the run's own in its place, with everything
+    /// that the other has done.
+    ///
+    /// # Errors
+    /// As [`Daemon::stop`] and [`Daemon::start`].
+    pub(crate) async fn upgrade(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.recipe = recipe(self.home, &self.directory)?;
+        self.run().await
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -139,6 +171,34 @@ fn first_in_path(directory: &Path) -> Result<OsString> {
     Ok(std::env::join_paths(
         std::iter::once(directory.to_owned()).chain(rest),
     )?)
+}
+
+/// Some runtimes leave their storage mounted.
+fn unmount_below(directory: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    // The youngest first.
+    for point in points
+        .rev()
+        .filter(|point| Path::new(point).starts_with(directory))
+    {
+        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {point}"))?;
+    }
+    Ok(())
+}
+
+fn home(release: Release) -> PathBuf {
+    Path::new(STATE).join(release.name)
+}
+
+/// Writes what `release` reads, below `directory`.
+fn recipe(release: Release, directory: &Path) -> Result<Recipe> {
+    fs::create_dir_all(directory.join("cni"))?;
+    fs::write(directory.join("cni/10-pods.conflist"), network(directory))?;
+    match release.engine {
+        Engine::Containerd { config } => containerd::recipe(release, config, directory),
+        Engine::CriO => crio::recipe(release, directory),
+    }
 }
 
 /// Where the CNI plugins are.

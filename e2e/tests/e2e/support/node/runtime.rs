@@ -73,12 +73,54 @@ impl Runtime {
         }
     }
 
+    /// What is started for it.
+    pub(crate) fn release(self) -> Option<Release> {
+        let release = |engine, name| Some(Release { engine, name });
+        match self {
+            Self::Standalone => None,
+            Self::Containerd16 => release(Engine::Containerd { config: 2 }, "containerd-1.6"),
+            Self::Containerd17 => release(Engine::Containerd { config: 2 }, "containerd-1.7"),
+            Self::Containerd2 => release(Engine::Containerd { config: 3 }, "containerd-2"),
+            Self::CriO => release(Engine::CriO, "cri-o"),
+        }
+    }
+
+    /// What a node runs before it is upgraded to it. Of containerd 1.6 and of
+    /// CRI-O no older release can be had everywhere.
+    pub(crate) fn predecessor(self) -> Option<Release> {
+        match self {
+            Self::Standalone | Self::Containerd16 | Self::CriO => None,
+            Self::Containerd17 => Self::Containerd16.release(),
+            Self::Containerd2 => Self::Containerd17.release(),
+        }
+    }
+}
+
+/// One series of one runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Release {
+    pub(crate) engine: Engine,
+    /// As `hack/install-test-deps` calls it.
+    pub(crate) name: &'static str,
+}
+
+/// Which program, with which form of configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// containerd, with the version of its configuration's format.
+    Containerd {
+        config: u32,
+    },
+    CriO,
+}
+
+impl Release {
     /// Where its programs were built; nothing for one that is a package.
     ///
     /// # Errors
     /// It is not there; the error says how to get it.
     pub(crate) fn directory(self) -> Result<Option<PathBuf>> {
-        let name = self.name();
+        let name = self.name;
         let Some(version) = version(name) else {
             return Ok(None);
         };
