@@ -48,9 +48,9 @@ fn is_free_here() -> bool {
     TcpListener::bind(("127.0.0.1", PORT)).is_ok()
 }
 
+// The path leads to the node's own namespace now and then: between the look
+// whether it does and the bind, too. Nothing is ever bound there.
 story! {
-    /// The path leads to the node's own namespace now and then: between the look
-    /// whether it does and the bind, too. Nothing is ever bound there.
     async fn a_path_that_is_replaced_between_check_and_bind_leads_nowhere_else() {
         let spaces = Namespaces::new();
         let pod = spaces.add("web");

@@ -9,10 +9,9 @@ use crate::support::runner::themed;
 use crate::support::shim::Shim;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{same, says, until};
+use crate::support::{SOON, same, says, until};
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
-use std::time::Duration;
 use sternline_e2e::report::{Echo, End, Ended, Holding};
 
 themed! {
@@ -22,8 +21,6 @@ themed! {
         an_idle_shim_goes_at_once;
     container runtimes:
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// A pod with a forward, and connections through it that stay open.
 struct Standing {

@@ -4,12 +4,11 @@ use crate::support::http::get;
 use crate::support::runner::themed;
 use crate::support::stage::Stage;
 use crate::support::target::{Manner, Target};
-use crate::support::{same, says, until};
+use crate::support::{SOON, same, says, until};
 use anyhow::Result;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 use sternline_e2e::report::{Echo, End, Ended, Holding, Listeners};
 
 themed! {
@@ -18,8 +17,6 @@ themed! {
         a_switch_in_a_mounted_config_map_works;
     container runtimes:
 }
-
-const SOON: Duration = Duration::from_secs(10);
 
 async fn switched_off_forwards_end_with_6_and_switched_on_they_come_up(
     stage: &mut Stage,
