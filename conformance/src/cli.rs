@@ -5,6 +5,7 @@ mod arguments;
 use crate::{
     benchmark, endpoint,
     fixture::{Fixture, PodSettings, Sandboxes},
+    operator::Commands,
     report::{Judged, Outcome, Report},
     runner::{self, Options, Subject},
     spec,
@@ -75,6 +76,11 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
         timeout: Duration::from_secs(cli.timeout),
         patience: Duration::from_millis(cli.patience),
         flake_attempts: cli.flake_attempts,
+        commands: Commands {
+            restart: cli.restart_command.clone(),
+            off: cli.off_command.clone(),
+            on: cli.on_command.clone(),
+        },
     };
     let chosen = options.chosen();
     if chosen.is_empty() {
@@ -92,10 +98,7 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
     let chosen = chosen.len();
     let fixture = Fixture::begin(&options.sandboxes, &options.run_dir);
     let fixture = fixture.map_err(|message| (ENVIRONMENT, message))?;
-    let code = tokio::select! {
-        code = work(&cli, &options, &fixture, chosen, out) => code,
-        code = interrupted() => Err((code, "interrupted".into())),
-    };
+    let code = work(&cli, &options, &fixture, chosen, out).await;
     // A second signal ends the program where it stands.
     let closed = tokio::select! {
         closed = fixture.close() => closed,
@@ -161,6 +164,8 @@ fn sandboxes(cli: &Cli) -> Result<Sandboxes, (u8, String)> {
     })))
 }
 
+/// Does what is asked for; a feature that a spec left switched off is switched on
+/// again, also when that spec is interrupted.
 async fn work(
     cli: &Cli,
     options: &Options,
@@ -168,11 +173,35 @@ async fn work(
     chosen: usize,
     out: &mut (impl Write + Send),
 ) -> Code {
-    let subject = Subject::reach(options, fixture).await;
+    let subject = tokio::select! {
+        subject = Subject::reach(options, fixture) => subject,
+        code = interrupted() => return Err((code, "interrupted".into())),
+    };
     let subject = subject.map_err(|message| (ENVIRONMENT, message))?;
+    let code = tokio::select! {
+        code = judge(cli, options, &subject, chosen, out) => code,
+        code = interrupted() => Err((code, "interrupted".into())),
+    };
+    match subject.operator.restore().await {
+        Ok(()) => code,
+        Err(left) => match code {
+            Ok(0) => Err((ENVIRONMENT, left)),
+            Ok(code) => Err((code, left)),
+            Err((code, why)) => Err((code, format!("{why}; {left}"))),
+        },
+    }
+}
+
+async fn judge(
+    cli: &Cli,
+    options: &Options,
+    subject: &Subject,
+    chosen: usize,
+    out: &mut (impl Write + Send),
+) -> Code {
     let io_error = |error: io::Error| (ENVIRONMENT, error.to_string());
     if cli.benchmark {
-        let text = benchmark::run(&subject, options.patience).await;
+        let text = benchmark::run(subject, options.patience).await;
         let text = text.map_err(|message| (ENVIRONMENT, message))?;
         out.write_all(text.as_bytes()).map_err(io_error)?;
         return Ok(0);
@@ -180,7 +209,7 @@ async fn work(
     let paint = Paint(io::stdout().is_terminal());
     writeln!(out, "seed {}", options.seed).map_err(io_error)?;
     let mut done = 0;
-    let report = runner::run(options, &subject, |one| {
+    let report = runner::run(options, subject, |one| {
         done += 1;
         // A closed pipe must not end the judging.
         let _ = writeln!(out, "{}", line(one, done, chosen, &paint));

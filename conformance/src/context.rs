@@ -3,6 +3,8 @@
 
 use crate::{
     fixture::{Fixture, Sandbox},
+    operator::Operator,
+    runner::Subject,
     verdict::{Step, check, failed, within},
     wire::{
         control::Control,
@@ -37,6 +39,10 @@ pub(crate) struct Context {
     /// How long to wait for what should happen at once.
     pub(crate) patience: Duration,
     pub(crate) fixture: Arc<Fixture>,
+    /// What the call is made over, for what is served beside it.
+    pub(crate) channel: Channel,
+    /// How the node's operator does things.
+    pub(crate) operator: Arc<Operator>,
     steps: Mutex<Vec<String>>,
     sessions: Mutex<Vec<String>>,
     sandboxes: tokio::sync::Mutex<Vec<Arc<Sandbox>>>,
@@ -98,17 +104,14 @@ pub(crate) fn port() -> u16 {
 }
 
 impl Context {
-    pub(crate) fn new(
-        client: Client<Channel>,
-        status: pb::StatusResponse,
-        fixture: Arc<Fixture>,
-        patience: Duration,
-    ) -> Self {
+    pub(crate) fn new(subject: &Subject, patience: Duration) -> Self {
         Self {
-            client,
-            status,
+            client: subject.client.clone(),
+            status: subject.status.clone(),
             patience,
-            fixture,
+            fixture: Arc::clone(&subject.fixture),
+            channel: subject.channel.clone(),
+            operator: Arc::clone(&subject.operator),
             steps: Mutex::default(),
             sessions: Mutex::default(),
             sandboxes: tokio::sync::Mutex::default(),

@@ -14,6 +14,7 @@ mod context;
 mod endpoint;
 mod fixture;
 mod image;
+mod operator;
 mod probe;
 mod registry;
 mod report;
@@ -25,6 +26,7 @@ mod verdict;
 mod wire;
 
 pub use fixture::{PodSettings, Sandboxes};
+pub use operator::Commands;
 pub use report::{Judged, Report};
 pub use runner::{Options, judge};
 pub use spec::{Level, Summary, all};

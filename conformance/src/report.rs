@@ -64,6 +64,12 @@ impl Judged {
         matches!(self.outcome, Outcome::Failed { .. })
     }
 
+    /// Whether it passed.
+    #[must_use]
+    pub fn has_passed(&self) -> bool {
+        self.outcome == Outcome::Passed
+    }
+
     fn word(&self) -> &'static str {
         match self.outcome {
             Outcome::Passed => "passed",

@@ -3,6 +3,7 @@
 use crate::{
     context::{Context, describe},
     fixture::{Fixture, Sandboxes},
+    operator::{Commands, Operator},
     report::{Judged, Report},
     spec::{Level, Spec},
     specs,
@@ -45,6 +46,8 @@ pub struct Options {
     pub patience: Duration,
     /// How often a failed spec is tried again.
     pub flake_attempts: u32,
+    /// How the node's operator restarts the server and switches the feature.
+    pub commands: Commands,
 }
 
 impl Options {
@@ -84,6 +87,8 @@ pub(crate) struct Subject {
     pub(crate) status: pb::StatusResponse,
     pub(crate) version: pb::VersionResponse,
     pub(crate) fixture: Arc<Fixture>,
+    pub(crate) channel: Channel,
+    pub(crate) operator: Arc<Operator>,
 }
 
 impl Subject {
@@ -99,7 +104,7 @@ impl Subject {
             .connect()
             .await
             .map_err(|error| unreachable(chain(&error)))?;
-        let mut client = Client::new(channel);
+        let mut client = Client::new(channel.clone());
         let version = client.version(pb::VersionRequest {}).await;
         let version = version.map_err(|status| unreachable(describe(&status)))?;
         let status = client.status(pb::StatusRequest {}).await;
@@ -110,12 +115,13 @@ impl Subject {
             version: version.into_inner(),
             status: status.into_inner(),
             fixture: Arc::clone(fixture),
+            channel,
+            operator: Arc::new(Operator::new(&options.commands)),
         })
     }
 
     pub(crate) fn context(&self, patience: Duration) -> Context {
-        let (client, status) = (self.client.clone(), self.status.clone());
-        Context::new(client, status, Arc::clone(&self.fixture), patience)
+        Context::new(self, patience)
     }
 }
 
@@ -124,7 +130,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(deeper) = source {
-        text = format!("{text}: {deeper}");
+        let more = deeper.to_string();
+        // Some tell what lies beneath them themselves.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
         source = deeper.source();
     }
     text
@@ -256,6 +266,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             patience: Duration::from_secs(1),
             flake_attempts: 0,
+            commands: Commands::default(),
         }
     }
 

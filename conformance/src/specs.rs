@@ -5,8 +5,10 @@ mod control;
 mod ends;
 mod limits;
 mod listen;
+mod operator;
 mod pod;
 mod sandboxes;
+mod service;
 mod sessions;
 mod streams;
 mod targets;
@@ -23,6 +25,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
     [
         validation::SPECS,
         call::SPECS,
+        service::SPECS,
         tokens::SPECS,
         listen::SPECS,
         upgrade::SPECS,
@@ -35,6 +38,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
         ends::SPECS,
         sandboxes::SPECS,
         limits::SPECS,
+        operator::SPECS,
     ]
     .into_iter()
     .flatten()

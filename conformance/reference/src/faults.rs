@@ -1,66 +1,86 @@
 //! What can be done wrong.
 
-/// Every fault: its name, and whether it shows only where wide addresses are
-/// allowed.
+use Setup::{Extras, Plain, Pods};
+
+/// How the reference has to be set up for a fault to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// As it is without being told.
+    Plain,
+    /// With what a node need not allow: wide addresses, and an idle time-out.
+    Extras,
+    /// On pods of a container runtime.
+    Pods,
+}
+
+/// Every fault: its name and its set-up.
 #[rustfmt::skip]
-pub const FAULTS: &[(&str, bool)] = &[
+pub const FAULTS: &[(&str, Setup)] = &[
     // Requests.
-    ("missing-target-internal", false), ("unknown-sandbox-code", false), ("no-prefix", false),
-    ("ambiguous-picks-one", false), ("pod-invalid", false), ("requester-honoured", false),
-    ("grant-honoured", false), ("no-listeners-fine", false), ("port-wraps", false),
-    ("names-are-loopback", false), ("mapped-unmapped", false), ("any-protocol", false),
-    ("unset-protocol-refused", false), ("collision-unchecked", false), ("zero-collides", false),
-    ("hold-clamped", false), ("many-labels", false), ("long-labels", false), ("host-network-fine", false),
+    ("missing-target-internal", Plain), ("unknown-sandbox-code", Plain), ("no-prefix", Plain),
+    ("ambiguous-picks-one", Plain), ("pod-invalid", Plain), ("requester-honoured", Plain),
+    ("grant-honoured", Plain), ("no-listeners-fine", Plain), ("port-wraps", Plain),
+    ("names-are-loopback", Plain), ("mapped-unmapped", Plain), ("any-protocol", Plain),
+    ("unset-protocol-refused", Plain), ("collision-unchecked", Plain), ("zero-collides", Plain),
+    ("hold-clamped", Plain), ("many-labels", Plain), ("long-labels", Plain), ("host-network-fine", Plain),
     // What the calls answer.
-    ("version-empty", false), ("no-conditions", false), ("limits-zero", false), ("expiry-in-seconds", false),
-    ("limits-missing", false), ("id-in-url", false), ("v6-first", false), ("list-not-waiting", false),
-    ("labels-forgotten", false), ("list-all", false), ("stop-unknown-fine", false), ("stop-whole-id", false),
-    ("stop-frees-v6-late", false), ("no-reason-word", false),
+    ("version-empty", Plain), ("no-conditions", Plain), ("limits-zero", Plain), ("expiry-in-seconds", Plain),
+    ("limits-missing", Plain), ("id-in-url", Plain), ("v6-first", Plain), ("list-not-waiting", Plain),
+    ("labels-forgotten", Plain), ("list-all", Plain), ("stop-unknown-fine", Plain), ("stop-whole-id", Plain),
+    ("stop-frees-v6-late", Plain), ("no-reason-word", Plain),
     // Tokens.
-    ("short-token", false), ("token-reusable", false), ("version-consumes", false), ("plain-consumes", false),
-    ("token-outlives", false), ("expiry-leaks", false), ("token-evicts", false),
+    ("short-token", Plain), ("token-reusable", Plain), ("version-consumes", Plain), ("plain-consumes", Plain),
+    ("token-outlives", Plain), ("expiry-leaks", Plain), ("token-evicts", Plain),
     // Listening.
-    ("binds-any", false), ("v4-only-for-free-ports", false), ("also-on-node", false),
-    ("early-connections-dropped", false), ("port-zero-differs", false), ("low-port-plus-one", false),
-    ("any-127-is-127.0.0.1", false), ("v6-adds-v4", false), ("conflict-unnamed", false),
-    ("v6-conflict-dropped", false), ("half-binds", false), ("reuseport", false), ("wide-allowed-anyway", false),
-    ("wide-told-narrow", true), ("unavailable-is-internal", true), ("reports-other-port", false),
+    ("binds-any", Plain), ("v4-only-for-free-ports", Plain), ("also-on-node", Plain),
+    ("early-connections-dropped", Plain), ("port-zero-differs", Plain), ("low-port-plus-one", Plain),
+    ("any-127-is-127.0.0.1", Plain), ("v6-adds-v4", Plain), ("conflict-unnamed", Plain),
+    ("v6-conflict-dropped", Plain), ("half-binds", Plain), ("reuseport", Plain), ("wide-allowed-anyway", Plain),
+    ("wide-told-narrow", Extras), ("unavailable-is-internal", Extras), ("reports-other-port", Plain),
     // The Upgrade.
-    ("101-without-upgrade", false), ("case-sensitive", false), ("connection-exact", false),
-    ("version-of-client", false), ("no-supported-list", false), ("426-without-list", false),
-    ("other-upgrade-400", false), ("put-is-404", false), ("path-plain-404", false), ("token-unknown-410", false),
-    ("short-head", false), ("one-read-head", false), ("early-bytes-taken", false), ("ws-no-protocol", false),
-    ("ws-drops-single-bytes", false), ("ws-no-pong", false), ("ws-text-taken", false),
-    ("ws-close-ignored", false), ("ws-key-unchecked", false),
+    ("101-without-upgrade", Plain), ("case-sensitive", Plain), ("connection-exact", Plain),
+    ("version-of-client", Plain), ("no-supported-list", Plain), ("426-without-list", Plain),
+    ("other-upgrade-400", Plain), ("put-is-404", Plain), ("path-plain-404", Plain), ("token-unknown-410", Plain),
+    ("short-head", Plain), ("one-read-head", Plain), ("early-bytes-taken", Plain), ("ws-no-protocol", Plain),
+    ("ws-drops-single-bytes", Plain), ("ws-no-pong", Plain), ("ws-text-taken", Plain),
+    ("ws-close-ignored", Plain), ("ws-key-unchecked", Plain),
     // The tunnel.
-    ("push-on", false), ("control-elsewhere", false), ("no-pong-when-stalled", false), ("pings-slowly", false),
-    ("never-dead", false), ("ignores-window", false),
+    ("push-on", Plain), ("control-elsewhere", Plain), ("no-pong-when-stalled", Plain), ("pings-slowly", Plain),
+    ("never-dead", Plain), ("ignores-window", Plain),
     // The control stream.
-    ("ready-other-session", false), ("ready-without-bound", false), ("ready-without-limits", false),
-    ("ready-without-hold", false), ("unknown-event-ends", false), ("frame-is-message", false),
-    ("any-length", false), ("target-down-ends", false), ("add-unanswered", false),
-    ("remove-always-fine", false), ("done-holds", false),
+    ("ready-other-session", Plain), ("ready-without-bound", Plain), ("ready-without-limits", Plain),
+    ("ready-without-hold", Plain), ("unknown-event-ends", Plain), ("frame-is-message", Plain),
+    ("any-length", Plain), ("target-down-ends", Plain), ("add-unanswered", Plain),
+    ("remove-always-fine", Plain), ("done-holds", Plain),
     // Forwarded connections.
-    ("authority-of-sandbox", false), ("authority-of-v6-is-v4", false), ("listener-zero", false),
-    ("forwarded-unquoted", false), ("corrupts-from-pod", false), ("corrupts-to-pod", false),
-    ("impatient-answer", false), ("pod-fin-kills", false), ("drops-half-close", false),
-    ("client-end-stops-pod", false), ("loses-tail", false), ("reset-is-end", false), ("reset-is-cancel", false),
-    ("reset-is-fin", false), ("end-stops-watching", false), ("empty-data", false),
-    ("ends-over-small-frames", false), ("stalled-stream-blocks", false), ("stalled-pod-blocks", false),
-    ("greedy", false), ("drops-bytes-of-the-31st", false), ("burst-ends-session", false),
-    ("refused-is-fin", false), ("504-is-fin", false), ("500-hangs", false), ("unanswered-reset-is-fin", false),
-    ("dns-error-ends-session", false), ("waits-for-ever", false),
+    ("authority-of-sandbox", Plain), ("authority-of-v6-is-v4", Plain), ("listener-zero", Plain),
+    ("forwarded-unquoted", Plain), ("corrupts-from-pod", Plain), ("corrupts-to-pod", Plain),
+    ("impatient-answer", Plain), ("pod-fin-kills", Plain), ("drops-half-close", Plain),
+    ("client-end-stops-pod", Plain), ("loses-tail", Plain), ("reset-is-end", Plain), ("reset-is-cancel", Plain),
+    ("reset-is-fin", Plain), ("end-stops-watching", Plain), ("empty-data", Plain),
+    ("ends-over-small-frames", Plain), ("stalled-stream-blocks", Plain), ("stalled-pod-blocks", Plain),
+    ("greedy", Plain), ("drops-bytes-of-the-31st", Plain), ("burst-ends-session", Plain),
+    ("refused-is-fin", Plain), ("504-is-fin", Plain), ("500-hangs", Plain), ("unanswered-reset-is-fin", Plain),
+    ("dns-error-ends-session", Plain), ("waits-for-ever", Plain),
     // Sessions and tunnels.
-    ("crossed-sessions", false), ("stop-stops-sandbox", false), ("takes-over", false), ("no-counts", false),
-    ("hold-short", false), ("hold-for-ever", false), ("resume-without-bound", false), ("no-superseded", false),
-    ("ticket-reusable", false), ("join-idle", false),
+    ("crossed-sessions", Plain), ("stop-stops-sandbox", Plain), ("takes-over", Plain), ("no-counts", Plain),
+    ("hold-short", Plain), ("hold-for-ever", Plain), ("resume-without-bound", Plain), ("no-superseded", Plain),
+    ("ticket-reusable", Plain), ("join-idle", Plain),
     // Ends and limits.
-    ("leaks-listener", false), ("lost-is-fin", false), ("stop-untold", false), ("stop-stays-open", false),
-    ("stop-resets-with-internal", false), ("stop-resets-late", false), ("gone-is-stopped", false),
-    ("gone-still-listed", false), ("pins-namespace", false), ("waiting-pins", false), ("port-rests", false),
-    ("over-limit-hangs", false), ("rejected-untold", false), ("slot-leak", false),
-    ("ignores-listener-limit", false), ("ignores-session-limit", false), ("session-slot-late", false),
-    ("ignores-connection-limit", false),
+    ("leaks-listener", Plain), ("lost-is-fin", Plain), ("stop-untold", Plain), ("stop-stays-open", Plain),
+    ("stop-resets-with-internal", Plain), ("stop-resets-late", Plain), ("gone-is-stopped", Plain),
+    ("gone-still-listed", Plain), ("pins-namespace", Plain), ("waiting-pins", Plain), ("port-rests", Plain),
+    ("over-limit-hangs", Plain), ("rejected-untold", Plain), ("slot-leak", Plain),
+    ("ignores-listener-limit", Plain), ("ignores-session-limit", Plain), ("session-slot-late", Plain),
+    ("ignores-connection-limit", Plain), ("ignores-node-limit", Plain), ("join-beyond-limit", Plain),
+    ("never-idle", Extras),
+    // Beside the call.
+    ("no-health", Plain), ("no-reflection", Plain), ("status-counts-nothing", Plain), ("status-without-tcp", Plain),
+    // Sandboxes that stopped or went.
+    ("remembers-removed", Plain), ("stopped-is-unknown", Pods), ("stop-is-stopped", Pods), ("stop-pins", Pods),
+    // What an operator does.
+    ("drain-untold", Plain), ("drain-leaks", Plain), ("off-holds-sessions", Plain), ("off-takes-calls", Plain),
+    ("stays-off", Plain),
 ];
 
 /// The fault that is switched on, if any.

@@ -8,19 +8,22 @@ mod control;
 mod faults;
 mod filter;
 mod node;
+mod operator;
 mod relay;
+mod runtime;
 mod service;
 mod session;
 mod tunnel;
 mod upgrade;
 mod websocket;
 
-pub use faults::FAULTS;
+pub use faults::{FAULTS, Setup};
 
 use clap::Parser;
 use faults::Faults;
 use node::Node;
 use std::{
+    fs,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -40,9 +43,15 @@ struct Cli {
     /// What to do wrong
     #[arg(long)]
     fault: Option<String>,
-    /// Allow addresses other than loopback
+    /// Allow addresses other than loopback, and reset streams that are silent
     #[arg(long)]
-    allow_wide_bind: bool,
+    extras: bool,
+    /// Pretend to be a container runtime here, and take its pods for sandboxes
+    #[arg(long)]
+    cri_socket: Option<PathBuf>,
+    /// How often the program started itself again
+    #[arg(long, default_value_t = 0)]
+    again: u32,
 }
 
 /// The program. It says `ready` once it listens and ends with its standard input.
@@ -68,19 +77,31 @@ async fn run(cli: Cli) -> io::Result<()> {
     let faults = Faults::new(cli.fault.as_deref()).map_err(io::Error::other)?;
     let streaming = TcpListener::bind("127.0.0.1:0").await?;
     let address = streaming.local_addr()?;
+    if cli.again > 0 {
+        fs::remove_file(&cli.socket)?;
+    }
     let socket = UnixListener::bind(&cli.socket)?;
+    let runtime = match &cli.cri_socket {
+        Some(path) => Some(runtime::start(path, cli.netns_dir.clone())?),
+        None => None,
+    };
     let node = Arc::new(Node::new(
         faults,
-        cli.netns_dir,
-        cli.allow_wide_bind,
+        cli.netns_dir.clone(),
+        cli.extras,
+        runtime,
         address,
     ));
+    operator::watch(&node, &cli)?;
     tokio::spawn(upgrade::serve(streaming, Arc::clone(&node)));
     tokio::spawn(node::watch(Arc::clone(&node)));
     let calls = tokio::spawn(service::serve(socket, node));
-    let mut out = io::stdout();
-    out.write_all(b"ready\n")?;
-    out.flush()?;
+    fs::write(cli.socket.with_extension("again"), cli.again.to_string())?;
+    if cli.again == 0 {
+        let mut out = io::stdout();
+        out.write_all(b"ready\n")?;
+        out.flush()?;
+    }
     let parent = tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink()));
     tokio::select! {
         ended = parent => ended?.map(drop),

@@ -1,12 +1,16 @@
 //! What a node keeps: sessions, tokens, limits.
 
-use crate::{faults::Faults, session::Session};
+use crate::{faults::Faults, runtime::Runtime, session::Session};
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
+    fs::File,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32},
+    },
     time::{Duration, Instant, SystemTime},
 };
 use sternline_api::{Failure, Reason, v1alpha1 as pb};
@@ -14,20 +18,24 @@ use sternline_api::{Failure, Reason, v1alpha1 as pb};
 /// Small, so that every one of them can be reached in a moment.
 pub(crate) const LIMITS: pb::Limits = pb::Limits {
     connections_per_session: 32,
-    connections_per_node: 4096,
+    connections_per_node: 400,
     sessions_per_sandbox: 4,
     sessions_per_node: 1000,
     listeners_per_session: 8,
     buffer_bytes_per_session: 4 << 20,
     buffer_bytes_per_node: 64 << 20,
     dial_timeout_ms: 1000,
-    token_ttl_ms: 2500,
+    token_ttl_ms: 3500,
     tokens_in_flight: 40,
     idle_timeout_ms: 0,
     max_hold_ms: 60_000,
     ping_interval_ms: 1000,
     tunnels_per_session: 4,
 };
+
+/// The idle time-out, where there is one: longer than any stream of a spec about
+/// something else is silent.
+const IDLE_MS: u64 = 8000;
 
 /// How often the sandboxes are looked at.
 const POLL: Duration = Duration::from_millis(200);
@@ -60,7 +68,18 @@ pub(crate) struct Pass {
 pub(crate) struct Node {
     pub(crate) faults: Arc<Faults>,
     pub(crate) dir: PathBuf,
-    pub(crate) wide: bool,
+    /// What a node need not allow: wide addresses, an idle time-out.
+    pub(crate) extras: bool,
+    /// The container runtime of the sandboxes, if they are pods.
+    pub(crate) runtime: Option<Arc<Runtime>>,
+    /// Whether the feature is switched off.
+    pub(crate) off: AtomicBool,
+    /// Connections of all sessions.
+    pub(crate) open: AtomicU32,
+    /// Sandboxes that were named, for the faults that remember them.
+    pub(crate) known: Mutex<HashSet<String>>,
+    /// Namespaces that are held, for the fault that holds them.
+    pub(crate) pins: Mutex<Vec<(String, File)>>,
     pub(crate) streaming: SocketAddr,
     pub(crate) sessions: Mutex<Vec<Arc<Session>>>,
     passes: Mutex<HashMap<String, Pass>>,
@@ -89,17 +108,40 @@ pub(crate) fn random(bytes: usize) -> String {
 }
 
 impl Node {
-    pub(crate) fn new(faults: Faults, dir: PathBuf, wide: bool, streaming: SocketAddr) -> Self {
+    pub(crate) fn new(
+        faults: Faults,
+        dir: PathBuf,
+        extras: bool,
+        runtime: Option<Arc<Runtime>>,
+        streaming: SocketAddr,
+    ) -> Self {
         Self {
             faults: Arc::new(faults),
             dir,
-            wide,
+            extras,
+            runtime,
+            off: AtomicBool::default(),
+            open: AtomicU32::default(),
+            known: Mutex::default(),
+            pins: Mutex::default(),
             streaming,
             sessions: Mutex::default(),
             passes: Mutex::default(),
             issued: Mutex::default(),
             rests: Mutex::default(),
         }
+    }
+
+    /// The limits in force.
+    pub(crate) fn limits(&self) -> pb::Limits {
+        let mut limits = LIMITS;
+        if self.extras {
+            limits.idle_timeout_ms = IDLE_MS;
+        }
+        if self.faults.has("limits-zero") {
+            limits.buffer_bytes_per_node = 0;
+        }
+        limits
     }
 
     /// A fresh token or ticket.
@@ -173,14 +215,27 @@ impl Node {
 pub(crate) async fn watch(node: Arc<Node>) {
     loop {
         tokio::time::sleep(POLL).await;
+        if let Some(runtime) = &node.runtime {
+            lock(&node.pins).retain(|(sandbox, _)| runtime.knows(sandbox));
+        }
         for session in node.live() {
             let waiting = !session.was_redeemed();
             let gone = !node.dir.join(&session.sandbox).exists();
+            if gone && node.faults.has("stop-is-stopped") {
+                // Removed right after it was stopped, it is as gone as any.
+                tokio::time::sleep(POLL * 3).await;
+            }
+            let known = node
+                .runtime
+                .as_ref()
+                .is_some_and(|runtime| runtime.knows(&session.sandbox));
             if gone && waiting && node.faults.has("waiting-pins") {
                 continue;
             }
             if gone {
-                let reason = match node.faults.has("gone-is-stopped") {
+                let reason = match node.faults.has("gone-is-stopped")
+                    || known && node.faults.has("stop-is-stopped")
+                {
                     true => Reason::Stopped,
                     false => Reason::SandboxGone,
                 };

@@ -14,10 +14,10 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use sternline_api::Reason;
 use tokio::{
@@ -108,13 +108,22 @@ pub(crate) async fn connection(
     }
     let receive = response.into_body();
     let quiet = AtomicBool::new(false);
+    let moves = AtomicU64::new(0);
     let ended = {
         let (read, write) = tcp.split();
-        let up = up(session, node, read, &mut send, &quiet);
-        let down = down(session, node, write, receive, &quiet, origin.beyond);
+        let up = up(session, node, read, &mut send, (&quiet, &moves));
+        let down = down(
+            session,
+            node,
+            write,
+            receive,
+            (&quiet, &moves),
+            origin.beyond,
+        );
         tokio::select! {
             both = async { tokio::try_join!(up, down) } => both.map(drop).map_err(Some),
             () = session.cut.cancelled() => Err(None),
+            () = silence(node, &moves) => Err(None),
         }
     };
     if ended.is_err() && faults.has("lost-is-fin") {
@@ -205,13 +214,32 @@ async fn failed(
     }
 }
 
+/// Waits until nothing moved for as long as a stream may be silent.
+async fn silence(node: &Node, moves: &AtomicU64) {
+    let idle = Duration::from_millis(node.limits().idle_timeout_ms);
+    if idle.is_zero() || node.faults.has("never-idle") {
+        return std::future::pending().await;
+    }
+    let (mut before, mut since) = (0, Instant::now());
+    loop {
+        let now = moves.load(Ordering::Relaxed);
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        if since.elapsed() >= idle {
+            return;
+        }
+        tokio::time::sleep(idle / 16).await;
+    }
+}
+
 /// From the pod to the client.
 async fn up(
     session: &Session,
     node: &Node,
     mut tcp: ReadHalf<'_>,
     send: &mut SendStream<Bytes>,
-    quiet: &AtomicBool,
+    (quiet, moves): (&AtomicBool, &AtomicU64),
 ) -> Result<(), Cut> {
     let faults = &node.faults;
     let mut buffer = vec![0; 16_384];
@@ -231,6 +259,7 @@ async fn up(
                 return Err(cut(gone.is_ok()));
             }
         };
+        moves.fetch_add(u64::from(read.is_some()), Ordering::Relaxed);
         let mut chunk = match read {
             Some(0) => break,
             Some(length) => buffer[..length].to_vec(),
@@ -286,7 +315,7 @@ async fn down(
     node: &Node,
     mut tcp: WriteHalf<'_>,
     mut receive: RecvStream,
-    quiet: &AtomicBool,
+    (quiet, moves): (&AtomicBool, &AtomicU64),
     beyond: bool,
 ) -> Result<(), Cut> {
     let faults = &node.faults;
@@ -300,6 +329,7 @@ async fn down(
         while let Some(chunk) = receive.data().await {
             let mut chunk = chunk.map_err(|error| cut(error.is_reset()))?;
             let length = chunk.len();
+            moves.fetch_add(1, Ordering::Relaxed);
             if length == 1 {
                 session.small.fetch_add(1, Ordering::Relaxed);
             }

@@ -28,8 +28,17 @@ use tonic::{Request, Response, Status};
 
 /// Serves until the program ends.
 pub(crate) async fn serve(socket: UnixListener, node: Arc<Node>) -> io::Result<()> {
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(io::Error::other)?;
+    let health = (!node.faults.has("no-health")).then_some(health);
+    let reflection = (!node.faults.has("no-reflection")).then_some(reflection);
     tonic::transport::Server::builder()
         .add_service(ReversePortForwardServiceServer::new(Service(node)))
+        .add_optional_service(health)
+        .add_optional_service(reflection)
         .serve_with_incoming(UnixListenerStream::new(socket))
         .await
         .map_err(io::Error::other)
@@ -51,16 +60,6 @@ impl Service {
 
     fn has(&self, fault: &str) -> bool {
         self.0.faults.has(fault)
-    }
-
-    fn limits(&self) -> pb::Limits {
-        match self.has("limits-zero") {
-            true => pb::Limits {
-                buffer_bytes_per_node: 0,
-                ..LIMITS
-            },
-            false => LIMITS,
-        }
     }
 
     fn check(
@@ -168,7 +167,7 @@ impl Service {
             Err(_) => return fail(Reason::InvalidRequest, "not an IP address"),
         };
         let wide = ip.is_some_and(|ip| !ip.is_loopback());
-        if wide && !self.0.wide {
+        if wide && !self.0.extras {
             match self.has("wide-allowed-anyway") {
                 true => return Ok(Asked { id, ip: None, port }),
                 false => {
@@ -188,7 +187,21 @@ impl Service {
     ) -> Result<pb::ReversePortForwardResponse, Failure> {
         let (sandbox, asked) = self.check(&request)?;
         let node = &self.0;
-        let (sandbox, path) = bind::find(&node.dir, &sandbox, &node.faults)?;
+        let off = node.off.load(Ordering::Relaxed) && !self.has("off-takes-calls");
+        if off || self.has("stays-off") && lock(&node.known).contains(&sandbox) {
+            return fail(Reason::FeatureOff, "the feature is switched off");
+        }
+        let found = match &node.runtime {
+            Some(runtime) => runtime.find(&node.dir, &sandbox, &node.faults),
+            None => bind::find(&node.dir, &sandbox, &node.faults),
+        };
+        if found.is_err() && self.has("remembers-removed") && lock(&node.known).contains(&sandbox) {
+            return fail(Reason::SandboxNotReady, "the sandbox is not ready");
+        }
+        let (sandbox, path) = found?;
+        if self.has("remembers-removed") {
+            lock(&node.known).insert(sandbox.clone());
+        }
         let here = node
             .live()
             .iter()
@@ -271,7 +284,7 @@ impl Service {
             } else {
                 expires
             },
-            limits: (!self.has("limits-missing")).then(|| self.limits()),
+            limits: (!self.has("limits-missing")).then(|| self.0.limits()),
         })
     }
 
@@ -339,15 +352,23 @@ impl ReversePortForwardService for Service {
         };
         let conditions = vec![condition("Ready"), condition("RuntimeReachable")];
         Ok(Response::new(pb::StatusResponse {
-            limits: Some(self.limits()),
+            limits: Some(self.0.limits()),
             conditions: if self.has("no-conditions") {
                 Vec::new()
             } else {
                 conditions
             },
             runtime: "standalone".into(),
-            wide_bind_allowed: self.0.wide,
-            protocols: vec![pb::Protocol::Tcp.into()],
+            wide_bind_allowed: self.0.extras,
+            protocols: match self.has("status-without-tcp") {
+                true => Vec::new(),
+                false => vec![pb::Protocol::Tcp.into()],
+            },
+            sessions: match self.has("status-counts-nothing") {
+                true => 0,
+                false => u32::try_from(self.0.live().len()).unwrap_or(u32::MAX),
+            },
+            connections: self.0.open.load(Ordering::Relaxed),
             ..Default::default()
         }))
     }

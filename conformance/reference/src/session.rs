@@ -135,6 +135,12 @@ impl Session {
         {
             std::mem::forget(File::open(node.dir.join(&self.sandbox)));
         }
+        if let Some(node) = self.node.upgrade()
+            && node.faults.has("stop-pins")
+            && let Ok(file) = File::open(node.dir.join(&self.sandbox))
+        {
+            lock(&node.pins).push((self.sandbox.clone(), file));
+        }
     }
 
     async fn accept(self: Arc<Self>, id: u32, address: SocketAddr, listener: Arc<TcpListener>) {
@@ -207,9 +213,15 @@ impl Session {
         let open = self.connections.load(Ordering::Relaxed);
         let full =
             open >= LIMITS.connections_per_session && !node.faults.has("ignores-connection-limit");
-        if full {
+        let node_full = node.open.load(Ordering::Relaxed) >= LIMITS.connections_per_node
+            && !node.faults.has("ignores-node-limit");
+        if full || node_full {
+            let reason = match full {
+                true => Reason::ConnectionLimit,
+                false => Reason::NodeConnectionLimit,
+            };
             let event = Event::Rejected(pb::Rejected {
-                reason: Reason::ConnectionLimit.label().into(),
+                reason: reason.label().into(),
                 listener_id: id,
                 count: 1,
             });
@@ -227,6 +239,7 @@ impl Session {
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.total.fetch_add(1, Ordering::Relaxed);
+        node.open.fetch_add(1, Ordering::Relaxed);
         let (session, node) = (Arc::clone(self), Arc::clone(node));
         let beyond = open == 30;
         tokio::spawn(async move {
@@ -243,6 +256,7 @@ impl Session {
                 tunnel,
             )
             .await;
+            node.open.fetch_sub(1, Ordering::Relaxed);
             if !node.faults.has("slot-leak") {
                 session.connections.fetch_sub(1, Ordering::Relaxed);
             }
@@ -256,6 +270,15 @@ impl Session {
             .find_map(|tunnel| tunnel.control.clone());
         if let Some(control) = control {
             let _ = control.send(event).await;
+        }
+    }
+
+    /// Copies of the listening sockets that outlive the program.
+    pub(crate) fn leak(&self) {
+        for (_, _, listener) in lock(&self.listeners).iter() {
+            if let Ok(copy) = nix::unistd::dup(listener) {
+                std::mem::forget(copy);
+            }
         }
     }
 
@@ -356,7 +379,8 @@ impl Session {
             if !node.faults.has("ticket-reusable") {
                 node.forget(&self.id, Some(kind));
             }
-            let room = lock(&self.tunnels).len() < LIMITS.tunnels_per_session as usize;
+            let room = lock(&self.tunnels).len() < LIMITS.tunnels_per_session as usize
+                || node.faults.has("join-beyond-limit");
             let Ok(ticket) = node.issue(self, kind) else {
                 continue;
             };

@@ -70,7 +70,7 @@ async fn ping(mut pings: PingPong, faults: Arc<Faults>, down: CancellationToken)
     let interval = Duration::from_millis(LIMITS.ping_interval_ms);
     let slowly = faults.has("pings-slowly");
     loop {
-        tokio::time::sleep(if slowly { interval * 3 } else { interval }).await;
+        tokio::time::sleep(if slowly { interval * 5 } else { interval }).await;
         let patience = if slowly { interval / 2 } else { interval * 2 };
         let pong = tokio::time::timeout(patience, pings.ping(Ping::opaque())).await;
         if !matches!(pong, Ok(Ok(_))) && !faults.has("never-dead") {
@@ -132,18 +132,12 @@ fn ready(node: &Node, session: &Arc<Session>, kind: Kind) -> pb::Ready {
     let mut ready = pb::Ready {
         session_id: session.id.clone(),
         bound: session.bound.clone(),
-        limits: Some(LIMITS),
+        limits: Some(node.limits()),
         hold_ms: u64::try_from(session.hold.as_millis()).unwrap_or(u64::MAX),
         tickets: Some(session.tickets()),
     };
     if faults.has("ready-other-session") {
         ready.session_id.push('x');
-    }
-    if faults.has("limits-zero") {
-        ready.limits = Some(pb::Limits {
-            buffer_bytes_per_node: 0,
-            ..LIMITS
-        });
     }
     if faults.has("ready-without-limits") {
         ready.limits = None;

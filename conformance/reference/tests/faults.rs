@@ -12,8 +12,8 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use sternline_conformance::{Options, Report, Sandboxes, judge};
-use sternline_reference::FAULTS;
+use sternline_conformance::{Commands, Options, PodSettings, Report, Sandboxes, judge};
+use sternline_reference::{FAULTS, Setup};
 
 /// Faults that are judged at once. They mostly wait.
 const AT_ONCE: usize = 5;
@@ -22,18 +22,28 @@ const AT_ONCE: usize = 5;
 struct Reference {
     child: Child,
     dir: tempfile::TempDir,
+    setup: Setup,
 }
 
 impl Reference {
-    fn start(arguments: &[&str]) -> io::Result<Self> {
+    fn start(fault: Option<&str>, setup: Setup) -> io::Result<Self> {
         let dir = tempfile::tempdir()?;
         std::fs::create_dir(dir.path().join("netns"))?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sternline-reference"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sternline-reference"));
+        command
             .arg("--socket")
             .arg(dir.path().join("socket"))
             .arg("--netns-dir")
-            .arg(dir.path().join("netns"))
-            .args(arguments)
+            .arg(dir.path().join("netns"));
+        match setup {
+            Setup::Plain => &mut command,
+            Setup::Extras => command.arg("--extras"),
+            Setup::Pods => command.arg("--cri-socket").arg(dir.path().join("cri")),
+        };
+        if let Some(fault) = fault {
+            command.args(["--fault", fault]);
+        }
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -42,15 +52,46 @@ impl Reference {
             BufReader::new(out).read_line(&mut line)?;
         }
         match line.trim() {
-            "ready" => Ok(Self { child, dir }),
+            "ready" => Ok(Self { child, dir, setup }),
             other => Err(io::Error::other(format!("the reference said {other:?}"))),
+        }
+    }
+
+    fn sandboxes(&self) -> Sandboxes {
+        let cri = self.dir.path().join("cri");
+        match self.setup {
+            Setup::Plain | Setup::Extras => Sandboxes::Namespaces(self.dir.path().join("netns")),
+            Setup::Pods => Sandboxes::Pods(Box::new(PodSettings {
+                runtime: cri.clone(),
+                image: cri,
+                probe_image: None,
+                registry_port: 0,
+                runtime_handler: String::new(),
+                cgroup_parent: String::new(),
+            })),
+        }
+    }
+
+    /// The signals that the reference knows.
+    fn commands(&self) -> Commands {
+        let (pid, again) = (self.child.id(), self.dir.path().join("socket.again"));
+        let again = again.display();
+        let restart = format!(
+            "before=$(cat {again}); kill -HUP {pid}; \
+             until [ \"$(cat {again})\" != \"$before\" ]; do sleep 0.02; done"
+        );
+        Commands {
+            // The pretended runtime would forget its pods.
+            restart: (self.setup != Setup::Pods).then_some(restart),
+            off: Some(format!("kill -USR1 {pid}")),
+            on: Some(format!("kill -USR2 {pid}")),
         }
     }
 
     fn options(&self) -> Options {
         Options {
             endpoint: self.dir.path().join("socket"),
-            sandboxes: Sandboxes::Namespaces(self.dir.path().join("netns")),
+            sandboxes: self.sandboxes(),
             run_dir: self.dir.path().join("run"),
             focus: Vec::new(),
             skip: Vec::new(),
@@ -60,6 +101,7 @@ impl Reference {
             timeout: Duration::from_secs(30),
             patience: Duration::from_secs(2),
             flake_attempts: 0,
+            commands: self.commands(),
         }
     }
 }
@@ -72,15 +114,9 @@ impl Drop for Reference {
     }
 }
 
-/// Judges the reference with a fault; the unfaulted one may be given a second
-/// attempt at nothing: it has to be right at once.
-async fn run(fault: Option<&str>, wide: bool, only: Vec<String>) -> Report {
-    let mut arguments = Vec::new();
-    arguments.extend(fault.map(|fault| ["--fault", fault]).into_iter().flatten());
-    if wide {
-        arguments.push("--allow-wide-bind");
-    }
-    let reference = Reference::start(&arguments).expect("the reference starts");
+/// Judges the reference, with a fault or without.
+async fn run(fault: Option<&str>, setup: Setup, only: Vec<String>) -> Report {
+    let reference = Reference::start(fault, setup).expect("the reference starts");
     let mut options = reference.options();
     options.focus = only;
     let report = judge(&options, |_| {}).await;
@@ -104,9 +140,9 @@ async fn matrix() -> Matrix {
         workers.spawn(async move {
             loop {
                 let next = queue.lock().expect("not poisoned").pop_front();
-                let Some((fault, wide)) = next else { return };
-                let first = failed(&run(Some(fault), wide, Vec::new()).await);
-                let caught = confirmed(fault, wide, &first).await;
+                let Some((fault, setup)) = next else { return };
+                let first = failed(&run(Some(fault), setup, Vec::new()).await);
+                let caught = confirmed(fault, setup, &first).await;
                 found.lock().expect("not poisoned").insert(fault, caught);
             }
         });
@@ -122,7 +158,7 @@ async fn matrix() -> Matrix {
 /// runs beside it.
 async fn confirmed(
     fault: &'static str,
-    wide: bool,
+    setup: Setup,
     first: &BTreeSet<&'static str>,
 ) -> BTreeSet<&'static str> {
     let ids = first.iter().map(|id| (*id).to_owned());
@@ -133,7 +169,7 @@ async fn confirmed(
     };
     let mut again = BTreeSet::new();
     for only in rounds {
-        again.append(&mut failed(&run(Some(fault), wide, only).await));
+        again.append(&mut failed(&run(Some(fault), setup, only).await));
     }
     first & &again
 }
@@ -157,8 +193,12 @@ async fn every_fault_is_caught_and_every_required_spec_is_needed(
     out: &mut impl io::Write,
 ) -> io::Result<bool> {
     let mut good = true;
-    for wide in [false, true] {
-        let report = run(None, wide, Vec::new()).await;
+    let mut never = sternline_conformance::all()
+        .iter()
+        .map(|spec| spec.id)
+        .collect::<BTreeSet<_>>();
+    for setup in [Setup::Plain, Setup::Extras, Setup::Pods] {
+        let report = run(None, setup, Vec::new()).await;
         let wrong: Vec<_> = report
             .judged
             .iter()
@@ -166,7 +206,7 @@ async fn every_fault_is_caught_and_every_required_spec_is_needed(
             .collect();
         writeln!(
             out,
-            "unfaulted (wide: {wide}): {} specs, {} failed",
+            "unfaulted ({setup:?}): {} specs, {} failed",
             report.judged.len(),
             wrong.len()
         )?;
@@ -174,6 +214,13 @@ async fn every_fault_is_caught_and_every_required_spec_is_needed(
             writeln!(out, "  {}: {:?}", one.id, one.outcome)?;
             good = false;
         }
+        for one in report.judged.iter().filter(|one| one.has_passed()) {
+            never.remove(one.id);
+        }
+    }
+    for id in never {
+        writeln!(out, "SKIPPED: {id} applies to no set-up of the reference")?;
+        good = false;
     }
     let matrix = matrix().await;
     writeln!(

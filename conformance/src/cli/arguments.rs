@@ -59,6 +59,16 @@ pub(super) struct Cli {
     /// Where the suite keeps its sockets; the runtime mounts them into pods
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub(super) run_dir: PathBuf,
+    /// Ends the server with SIGTERM and starts it again (sh); returns when the new
+    /// one is up. For specs that want it
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) restart_command: Option<String>,
+    /// Switches the feature off (sh)
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) off_command: Option<String>,
+    /// Switches the feature on (sh)
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) on_command: Option<String>,
     /// File of `flag: value` lines; flags on the command line count more
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,

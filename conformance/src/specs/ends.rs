@@ -7,7 +7,7 @@ use crate::{
     verdict::{Step, check, failed},
     wire::frame::CANCEL,
 };
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 /// A stopped sandbox ends its sessions within a poll of the node and a little.
 pub(super) const GONE: Duration = Duration::from_secs(4);
@@ -129,9 +129,10 @@ async fn sandbox_gone_listed(context: &Context) -> Step {
 /// Waits until the node's end of a veth pair is gone, as it is with the
 /// namespace of the other.
 pub(super) async fn released(link: &str) -> Step {
-    let path = format!("/sys/class/net/{link}");
+    // Asked of the kernel: /sys may be that of another network namespace.
+    let there = || nix::net::if_::if_nametoindex(link).is_ok();
     let gone = async {
-        while Path::new(&path).exists() {
+        while there() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

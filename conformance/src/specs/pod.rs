@@ -1,6 +1,9 @@
 //! What a process in the pod does with its end of a connection.
 
-use crate::verdict::{Step, check, failed, within};
+use crate::{
+    verdict::{Step, check, failed, within},
+    wire::stream::Stream,
+};
 use socket2::SockRef;
 use std::{io, time::Duration};
 use tokio::{
@@ -68,6 +71,28 @@ pub(super) fn abort(inside: TcpStream) -> Step {
     let linger = SockRef::from(&inside).set_linger(Some(Duration::ZERO));
     drop(inside);
     linger.map_err(crate::verdict::broken("setting SO_LINGER"))
+}
+
+/// Sends to a stream until the node grants no more window.
+pub(super) async fn fill(stream: &Stream, most: usize) -> Step<usize> {
+    let block = vec![0; 65_536];
+    let mut sent = 0;
+    while sent < most {
+        let sending = stream.send(&block);
+        tokio::pin!(sending);
+        // A node that has no time grants nothing either: it has to answer
+        // quickly while it does not, if it answers at all.
+        let mut stalls = 0;
+        loop {
+            match tokio::time::timeout(Duration::from_millis(400), &mut sending).await {
+                Ok(done) => break done?,
+                Err(_) if stalls == 3 || stream.is_quick().await => return Ok(sent),
+                Err(_) => stalls += 1,
+            }
+        }
+        sent += block.len();
+    }
+    Ok(sent)
 }
 
 /// Bytes that no two places share: a counter's bytes, mixed.

@@ -21,6 +21,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec!(required "session.resume", "9.3", [], "A resume ticket opens a tunnel with a control stream and ready.", resume),
     spec!(required "session.resume-supersedes", "9.3", [], "A resumed tunnel takes the place of one that is still up.", supersedes),
     spec!(required "session.ticket-once", "9.1", [], "A ticket works once.", ticket_once),
+    spec!(required "session.join-limit", "9.1", [], "A session with limits.tunnels_per_session tunnels hands out no ticket to join.", join_limit),
     spec!(required "session.join", "9.2", [], "A join ticket adds a tunnel beside the first.", join),
 ];
 
@@ -183,6 +184,26 @@ async fn fresh(context: &Context, forward: &Forward) -> Step<pb::Tickets> {
             _ => None,
         });
     told.await
+}
+
+async fn join_limit(context: &Context) -> Step {
+    let most = context.limits().tunnels_per_session;
+    if most > 64 {
+        return skip(format!("{most} tunnels are too many to try"));
+    }
+    let forward = context.forward().await?;
+    let mut join = forward.ready.tickets.clone().unwrap_or_default().join;
+    let mut tunnels = Vec::new();
+    for number in 1..most {
+        if join.is_empty() {
+            return failed("a ticket to join", format!("none after {number} tunnels"));
+        }
+        let place = forward.opened.place.with_token(&join);
+        tunnels.push(context.redeem(&place).await?);
+        join = fresh(context, &forward).await?.join;
+    }
+    context.step(format!("{most} tunnels are up"));
+    check(join.is_empty(), "no ticket to join", "one more")
 }
 
 async fn join(context: &Context) -> Step {

@@ -297,32 +297,10 @@ async fn stall_by_client(context: &Context) -> Step {
     carries(context, &mut inside, &neighbour).await
 }
 
-/// Sends to a stream until the node grants no more window.
-pub(super) async fn fill(stream: &Stream, most: usize) -> Step<usize> {
-    let block = vec![0; 65_536];
-    let mut sent = 0;
-    while sent < most {
-        let sending = stream.send(&block);
-        tokio::pin!(sending);
-        // A node that has no time grants nothing either: it has to answer
-        // quickly while it does not, if it answers at all.
-        let mut stalls = 0;
-        loop {
-            match tokio::time::timeout(Duration::from_millis(400), &mut sending).await {
-                Ok(done) => break done?,
-                Err(_) if stalls == 3 || stream.is_quick().await => return Ok(sent),
-                Err(_) => stalls += 1,
-            }
-        }
-        sent += block.len();
-    }
-    Ok(sent)
-}
-
 async fn stall_by_pod(context: &Context) -> Step {
     let forward = context.forward().await?;
     let (_stalled, stream) = forward.connect().await?;
-    let sent = fill(&stream, 64 << 20).await?;
+    let sent = pod::fill(&stream, 64 << 20).await?;
     context.step(format!("sent {sent} bytes to a pod that does not read"));
     let (mut inside, neighbour) = forward.connect().await?;
     carries(context, &mut inside, &neighbour).await
@@ -340,7 +318,7 @@ async fn backpressure(context: &Context) -> Step {
     if most > 256 << 20 {
         return crate::verdict::skip(format!("buffers of {limit} bytes are too large to fill"));
     }
-    let sent = fill(&stream, most).await?;
+    let sent = pod::fill(&stream, most).await?;
     check(
         sent < most,
         &format!("less than {most} bytes are taken"),

@@ -54,7 +54,7 @@ async fn ping_under_stall(context: &Context) -> Step {
     let forward = context.forward().await?;
     let (inside, stream) = forward.connect().await?;
     // The pod reads nothing; the node takes what it wants and then no more.
-    super::streams::fill(&stream, 64 << 20).await?;
+    super::pod::fill(&stream, 64 << 20).await?;
     context.step("filled a stream until the node gave no more window");
     forward.tunnel.ping(*b"stalled?").await?;
     drop(inside);
@@ -85,7 +85,7 @@ async fn dead_peer(context: &Context) -> Step {
     context.step("answers no PING");
     forward
         .tunnel
-        .closed(interval * 3 + Duration::from_secs(2))
+        .closed(interval * 3 + Duration::from_secs(4))
         .await
 }
 

@@ -140,10 +140,16 @@ impl Stream {
 
     /// Waits for `RST_STREAM` and answers its code.
     pub(crate) async fn was_reset(&self) -> Step<u32> {
+        self.was_reset_within(self.shared.patience).await
+    }
+
+    /// The same, with another patience.
+    pub(crate) async fn was_reset_within(&self, wait: Duration) -> Step<u32> {
         let id = self.id;
-        self.shared
-            .wait("RST_STREAM", |state| state.streams.get(&id)?.reset)
-            .await
+        let reset = self
+            .shared
+            .wait_for(wait, "RST_STREAM", |state| state.streams.get(&id)?.reset);
+        reset.await
     }
 
     /// Whether the stream ended or was reset within `wait`.

@@ -83,7 +83,7 @@ pub(crate) struct Shared {
     changed: watch::Sender<()>,
     out: mpsc::UnboundedSender<Vec<u8>>,
     pub(crate) manner: Manner,
-    patience: Duration,
+    pub(super) patience: Duration,
 }
 
 impl Shared {

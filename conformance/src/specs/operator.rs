@@ -1,0 +1,148 @@
+//! What an operator does to a node: ending it, and switching the feature off and
+//! on (§5.5, §11). The suite has to be told how.
+
+use crate::{
+    context::{Context, Forward, refusal, request, tcp},
+    fixture::Sandbox,
+    operator::Act,
+    spec::{Spec, spec},
+    verdict::{Step, check, failed, within},
+};
+use std::time::Duration;
+use sternline_api::v1alpha1 as pb;
+use tonic::Code;
+
+/// A node may look at its switch now and then, and finish what is under way
+/// before it goes.
+const SOON: Duration = Duration::from_secs(15);
+
+/// How long a server may take to be back.
+const BACK: Duration = Duration::from_secs(60);
+
+pub(super) const SPECS: &[Spec] = &[
+    spec!(required "drain.ending", "5.5", ["serial"], "A server that goes away ends its sessions with draining.", ending),
+    spec!(required "drain.frees", "5.5", ["serial"], "A server that went away left nothing that listens.", frees),
+    spec!(required "switch.ends", "11", ["serial"], "Switched off, a node ends its sessions with feature_off.", off_ends),
+    spec!(required "switch.refuses", "11", ["serial"], "Switched off, a node fails calls with feature_off.", off_refuses),
+    spec!(required "switch.on-again", "11", ["serial"], "Switched on again, a node takes calls as before.", on_again),
+];
+
+/// Waits for `ending` and answers its code.
+async fn ended(forward: &Forward) -> Step<String> {
+    match tokio::time::timeout(SOON, forward.control.ending()).await {
+        Ok(ending) => Ok(ending?.code),
+        Err(_) => failed("ending", format!("nothing within {SOON:?}")),
+    }
+}
+
+/// Waits until the server answers again.
+async fn back(context: &Context) -> Step {
+    let answers = async {
+        while context
+            .client
+            .clone()
+            .version(pb::VersionRequest {})
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(BACK, "the server answers again", answers).await
+}
+
+async fn ending(context: &Context) -> Step {
+    let restart = context.operator.can(Act::Restart)?;
+    let forward = context.forward().await?;
+    context.step("restarts the server");
+    let (restarted, code) = tokio::join!(restart.run(), ended(&forward));
+    restarted?;
+    back(context).await?;
+    let code = code?;
+    check(code == "draining", "draining", code)
+}
+
+async fn frees(context: &Context) -> Step {
+    let restart = context.operator.can(Act::Restart)?;
+    let pod = context.pod().await?;
+    let opened = context.open(&pod, &[tcp("127.0.0.1", 0)]).await?;
+    context.step("restarts the server");
+    restart.run().await?;
+    back(context).await?;
+    for address in opened.addresses() {
+        context.freed(&pod, address, context.patience).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a call in this sandbox succeeds.
+async fn taken(context: &Context, pod: &Sandbox) -> Step {
+    let asked = || request(&pod.id, &[tcp("127.0.0.1", 0)]);
+    let taken = async {
+        while context.call(asked()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    within(SOON, "a call succeeds again", taken).await
+}
+
+/// Switches the feature on, and waits until the node takes calls in a sandbox
+/// of which it knows nothing: the specs that follow want them.
+async fn on(context: &Context) -> Step {
+    context.operator.can(Act::On)?.run().await?;
+    let pod = context.pod().await?;
+    taken(context, &pod).await
+}
+
+async fn off_ends(context: &Context) -> Step {
+    let off = context.operator.can(Act::Off)?;
+    let forward = context.forward().await?;
+    // What the node thinks of it now is no other spec's matter.
+    forward.pod.spoil();
+    off.run().await?;
+    context.step("switched the feature off");
+    let code = ended(&forward).await;
+    on(context).await?;
+    let code = code?;
+    check(code == "feature_off", "feature_off", code)
+}
+
+/// Makes calls until one fails, or none does for too long.
+async fn refused(context: &Context, pod: &str) -> Step {
+    let refused = async {
+        loop {
+            match context.call(request(pod, &[tcp("127.0.0.1", 0)])).await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(status) => {
+                    let answer = Err(status);
+                    return refusal(answer, Code::FailedPrecondition, "feature_off").map(drop);
+                }
+            }
+        }
+    };
+    within(SOON, "a call fails with feature_off", refused).await?
+}
+
+async fn off_refuses(context: &Context) -> Step {
+    let off = context.operator.can(Act::Off)?;
+    let pod = context.pod().await?;
+    off.run().await?;
+    context.step("switched the feature off");
+    let refused = refused(context, &pod.id).await;
+    on(context).await?;
+    refused
+}
+
+async fn on_again(context: &Context) -> Step {
+    let off = context.operator.can(Act::Off)?;
+    let forward = context.forward().await?;
+    forward.pod.spoil();
+    off.run().await?;
+    context.step("switched the feature off");
+    // Whether it says why is another spec's.
+    let ending = tokio::time::timeout(SOON, forward.tunnel.closed(SOON));
+    let _ = ending.await;
+    on(context).await?;
+    context.step("switched the feature on");
+    taken(context, &forward.pod).await
+}
