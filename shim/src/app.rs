@@ -2,7 +2,7 @@
 //! announced.
 
 use crate::audit::Audit;
-use crate::binder::{Binder, LocalBinder};
+use crate::binder::{Binder, ProcessBinder};
 use crate::config::{Config, StreamingAddress, TlsFiles};
 use crate::drain::{self, Orders};
 use crate::endpoint::UnixEndpoint;
@@ -97,7 +97,7 @@ impl App {
         let files = config.tls.files(&config.streaming_address);
         let files = files.map_err(anyhow::Error::msg)?;
         let shared = Shared {
-            allow_wide_bind: config.allow_wide_bind,
+            allow_wide_bind: config.source.allow_wide_bind,
             ..Shared::new(limits)
         };
         // Before anything counts.
@@ -194,7 +194,8 @@ impl App {
             Arc::clone(&self.binder),
             Arc::clone(&self.shared),
             self.addresses.streaming.clone(),
-        );
+        )
+        .confined(self.config.separation.in_force.clone());
         let (call, _call_endpoint) = self.call;
         let (health, call) = serve_call(call, service, stop.clone()).await?;
         let mut call = tokio::spawn(call);
@@ -240,17 +241,10 @@ impl App {
 }
 
 fn binder(config: &Config) -> Result<Arc<dyn Binder>, Failure> {
-    if config.standalone {
-        let dir = config.netns_dir.clone();
-        let binder = LocalBinder::standalone(dir, config.allow_wide_bind, config.poll_interval)?;
-        return Ok(Arc::new(binder));
+    match &config.separation.binder {
+        Some(address) => Ok(Arc::new(ProcessBinder::new(address.path()))),
+        None => config.source.local_binder(),
     }
-    Ok(Arc::new(LocalBinder::cri(
-        &config.runtime_endpoint,
-        config.allow_runtime_handler.clone(),
-        config.allow_wide_bind,
-        config.poll_interval,
-    )?))
 }
 
 async fn bind_streaming(
@@ -346,7 +340,7 @@ fn reopen_on_hangup(
 }
 
 /// Removes what a killed shim left, which says what is not so.
-fn clear_ready_file(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn clear_ready_file(path: &Path) -> anyhow::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if !meta.is_file() => anyhow::bail!(
             "--ready-file {}: something that is no file is there: give another path",
@@ -361,7 +355,7 @@ fn clear_ready_file(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Written whole or not at all: whoever waits for it may read it at once.
-fn write_ready_file(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+pub(crate) fn write_ready_file(path: &Path, addresses: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string(addresses)? + "\n";
     let new = path.with_extension(format!("{}.new", std::process::id()));
     // Never through a link that somebody left there.

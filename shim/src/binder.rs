@@ -2,11 +2,21 @@
 //! that talks to the container runtime.
 //!
 //! The rest of the shim sees [`Binder`] alone. In one process it is a
-//! [`LocalBinder`]; across processes it will be a client of one.
+//! [`LocalBinder`]; across processes it is a [`ProcessBinder`], and the
+//! [`server`] in the other process has the local one.
 
+pub mod channel;
+pub mod client;
 pub mod local;
+pub mod process;
+pub mod server;
+pub mod wire;
 
+pub use client::ProcessBinder;
 pub use local::LocalBinder;
+
+use crate::netns::NamespaceId;
+use crate::sandbox::Watched;
 
 use std::net::{SocketAddr, TcpListener};
 use sternline_api::{Failure, listen::Listen};
@@ -77,6 +87,8 @@ pub struct BoundSocket {
 pub struct Bound {
     /// The sandbox it was made in.
     pub sandbox: Sandbox,
+    /// The network namespace that the sockets are in.
+    pub namespace: NamespaceId,
     /// The sockets, in the order of the request, IPv4 before IPv6.
     pub sockets: Vec<BoundSocket>,
     /// Tells when the sandbox is gone.
@@ -135,6 +147,13 @@ pub trait Binder: Send + Sync + 'static {
     /// # Errors
     /// As [`Binder::bind`].
     async fn find(&self, target: &SandboxTarget) -> Result<Sandbox, Failure>;
+
+    /// Watches a sandbox in which something was bound before, by this process or
+    /// by another.
+    ///
+    /// # Errors
+    /// It cannot be watched at the moment.
+    async fn watch(&self, sandbox: Watched) -> Result<Gone, Failure>;
 
     /// Asks the source of sandboxes how it is.
     async fn status(&self) -> BinderStatus;

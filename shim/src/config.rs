@@ -1,15 +1,23 @@
 //! The command line.
 
 mod audit;
+mod binder;
 mod ending;
+mod logs;
+mod source;
 mod tls;
 
 pub use audit::{AuditArgs, AuditTarget};
+pub use binder::{
+    BinderAddress, BinderConfig, BinderLimitArgs, DEFAULT_BINDER_SOCKET, SeparationArgs, User,
+};
 pub use ending::EndingArgs;
+pub use logs::{LogArgs, LogFormat};
+pub use source::SourceArgs;
 pub use tls::{Host, TlsArgs, TlsFiles};
 
 use crate::limits::Limits;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -31,8 +39,10 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the call and the streaming endpoint, binding in this process.
+    /// Serve the call and the streaming endpoint, binding in this process or through a binder.
     Serve(Box<Config>),
+    /// Bind in sandboxes for a serve that has no privileges.
+    Binder(Box<BinderConfig>),
 }
 
 /// Settings of `sternline-shim serve`.
@@ -51,36 +61,13 @@ pub struct Config {
     )]
     pub streaming_address: StreamingAddress,
 
-    /// CRI socket of the container runtime. Not used with --standalone.
-    #[arg(
-        long,
-        value_name = "ENDPOINT",
-        env = "CONTAINER_RUNTIME_ENDPOINT",
-        default_value = "unix:///run/containerd/containerd.sock"
-    )]
-    pub runtime_endpoint: String,
+    /// Where sandboxes come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
 
-    /// Treat named network namespaces as sandboxes, without a container runtime.
-    #[arg(long)]
-    pub standalone: bool,
-
-    /// Directory of the named network namespaces.
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/netns",
-        requires = "standalone"
-    )]
-    pub netns_dir: PathBuf,
-
-    /// Runtime handler whose sandboxes are ordinary network namespaces, besides "", runc and crun.
-    /// May be repeated.
-    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
-    pub allow_runtime_handler: Vec<String>,
-
-    /// Allow listeners on addresses other than loopback, which others than the pod can reach.
-    #[arg(long)]
-    pub allow_wide_bind: bool,
+    /// The binder process, if there is one.
+    #[command(flatten)]
+    pub separation: SeparationArgs,
 
     /// Serve /metrics, /healthz and /readyz here; off unless given.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -102,21 +89,13 @@ pub struct Config {
     #[command(flatten)]
     pub audit: AuditArgs,
 
-    /// How often sandboxes with sessions are looked at.
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration(10, 500))]
-    pub poll_interval: Duration,
-
     /// Write the addresses, as JSON, to this file once everything listens.
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
 
-    /// Form of the logs on standard error.
-    #[arg(long, value_name = "FORM", default_value = "text")]
-    pub log_format: LogFormat,
-
-    /// Say more: -v walks the set-up of every session, -vv every connection.
-    #[arg(short, long, action = ArgAction::Count)]
-    pub verbose: u8,
+    /// The logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
 }
 
 /// The limits, each a flag with its default.
@@ -186,15 +165,6 @@ impl From<&LimitArgs> for Limits {
             ping_interval: args.ping_interval,
         }
     }
-}
-
-/// Form of the logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Where clients stream.
@@ -281,9 +251,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn serve(args: &[&str]) -> Result<Config, clap::Error> {
-        let Command::Serve(config) =
-            Cli::try_parse_from([&["sternline-shim", "serve"], args].concat())?.command;
-        Ok(*config)
+        match Cli::try_parse_from([&["sternline-shim", "serve"], args].concat())?.command {
+            Command::Serve(config) => Ok(*config),
+            Command::Binder(_) => unreachable!("serve was asked for"),
+        }
     }
 
     #[test]
@@ -299,6 +270,17 @@ mod tests {
             config.streaming_address,
             StreamingAddress::Tcp("127.0.0.1:0".parse().expect("address"))
         );
+    }
+
+    #[test]
+    fn a_serve_with_a_binder_takes_no_settings_of_the_binder() {
+        let binder = ["--binder", "unix:/run/b.sock"];
+        serve(&binder).expect("enough");
+        for other in [&["--standalone"][..], &["--allow-runtime-handler", "kata"]] {
+            serve(&[&binder[..], other].concat()).expect_err("the binder's");
+        }
+        serve(&["--run-as", "7:7"]).expect_err("needs a binder");
+        serve(&["--allow-privileged-serve"]).expect_err("needs a binder");
     }
 
     #[test]

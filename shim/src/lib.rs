@@ -23,6 +23,7 @@ pub mod listener;
 pub mod metrics;
 pub mod netns;
 pub mod observe;
+pub mod privileges;
 pub mod registry;
 pub mod sandbox;
 pub mod service;

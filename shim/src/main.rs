@@ -3,15 +3,28 @@
 use clap::Parser as _;
 use std::process::ExitCode;
 use sternline_shim::app::App;
-use sternline_shim::config::{Cli, Command, Config};
+use sternline_shim::binder::process::BinderApp;
+use sternline_shim::config::{BinderConfig, Cli, Command, Config};
 use sternline_shim::drain::Orders;
-use sternline_shim::telemetry;
+use sternline_shim::{privileges, telemetry};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Threads of the binder: it waits for the kernel and the container runtime.
+const BINDER_THREADS: usize = 2;
+
 fn main() -> ExitCode {
-    let Command::Serve(config) = Cli::parse().command;
-    telemetry::init(config.log_format, config.verbose);
-    match serve(*config) {
+    let done = match Cli::parse().command {
+        Command::Serve(config) => {
+            telemetry::init(config.logs);
+            serve(*config)
+        }
+        Command::Binder(config) => {
+            telemetry::init(config.logs);
+            bind(*config)
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -20,11 +33,40 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(mut config: Config) -> anyhow::Result<()> {
+    // Asked first: what tells may be out of reach afterwards.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Privileges belong to a thread: given up while there is one alone.
+    config.separation.in_force = privileges::confine_serve(&config)?;
+    runtime(threads)?.block_on(async {
+        let orders = orders()?;
+        let app = App::bind(config).await?;
+        app.run(orders).await
+    })
+}
+
+fn bind(config: BinderConfig) -> anyhow::Result<()> {
+    let app = BinderApp::bind(config)?;
+    privileges::confine_binder()?;
+    runtime(BINDER_THREADS)?.block_on(async {
+        let mut orders = orders()?;
+        app.run(orders.next()).await
+    })
+}
+
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    // An operator's wish comes first.
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()
+}
+
+/// Each signal to end is an order.
+fn orders() -> std::io::Result<Orders> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let app = App::bind(config).await?;
     let (order, orders) = Orders::channel();
     tokio::spawn(async move {
         loop {
@@ -36,5 +78,5 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             let _ = order.try_send(());
         }
     });
-    app.run(orders).await
+    Ok(orders)
 }

@@ -16,6 +16,7 @@ use std::{
     fmt, fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
     thread,
     time::Duration,
 };
@@ -50,6 +51,18 @@ impl NamespaceId {
     /// Those of `stat(2)`.
     pub fn of_path(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|found| Self::of(&found))
+    }
+
+    /// Device and inode, to tell another process.
+    #[must_use]
+    pub fn parts(self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    /// The identity with this device and inode, as another process told it.
+    #[must_use]
+    pub fn from_parts(device: u64, inode: u64) -> Self {
+        Self { device, inode }
     }
 
     fn of(found: &fs::Metadata) -> Self {
@@ -274,6 +287,11 @@ impl HostNetwork {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn detect() -> Result<Self, Failure> {
+        // Kept: a process that gave its privileges up sees less later.
+        static DETECTED: OnceLock<HostNetwork> = OnceLock::new();
+        if let Some(detected) = DETECTED.get() {
+            return Ok(detected.clone());
+        }
         let own = Path::new("/proc/self/ns/net");
         let own = NamespaceId::of_path(own).map_err(|err| {
             let message = format!(
@@ -283,7 +301,8 @@ impl HostNetwork {
             Failure::new(Reason::Internal, message)
         })?;
         let first = NamespaceId::of_path(Path::new("/proc/1/ns/net"));
-        Ok(Self(std::iter::once(own).chain(first).collect()))
+        let detected = Self(std::iter::once(own).chain(first).collect());
+        Ok(DETECTED.get_or_init(|| detected).clone())
     }
 
     /// Whether it is one of them.

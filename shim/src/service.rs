@@ -29,6 +29,8 @@ pub struct Service {
     shared: Arc<Shared>,
     /// What stands before the path in a streaming URL.
     streaming: String,
+    /// What this process gave up, where another one binds.
+    confined: Option<String>,
 }
 
 /// A request whose every part was checked.
@@ -48,7 +50,15 @@ impl Service {
             binder,
             shared,
             streaming,
+            confined: None,
         }
+    }
+
+    /// Says in its status what this process gave up.
+    #[must_use]
+    pub fn confined(mut self, confined: Option<String>) -> Self {
+        self.confined = confined;
+        self
     }
 
     async fn open(
@@ -178,6 +188,14 @@ impl Service {
                 status: trouble.is_none(),
                 reason: trouble.as_ref().map_or("", |t| t.word).to_owned(),
                 message: trouble.map_or_else(String::new, |t| t.sentence),
+            });
+        }
+        if let Some(confined) = &self.confined {
+            conditions.push(pb::Condition {
+                r#type: "Confined".to_owned(),
+                status: true,
+                reason: String::new(),
+                message: confined.clone(),
             });
         }
         (status.runtime, conditions)

@@ -1,11 +1,11 @@
 //! Logs.
 
-use crate::config::LogFormat;
+use crate::config::{LogArgs, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-/// Sends logs to standard error. `RUST_LOG` wins over `verbose`.
-pub fn init(format: LogFormat, verbose: u8) {
-    let level = match verbose {
+/// Sends logs to standard error. `RUST_LOG` wins over `-v`.
+pub fn init(logs: LogArgs) {
+    let level = match logs.verbose {
         0 => "info",
         1 => "info,sternline_shim=debug,sternline_tunnel=debug",
         _ => "info,sternline_shim=trace,sternline_tunnel=trace",
@@ -14,7 +14,7 @@ pub fn init(format: LogFormat, verbose: u8) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    match format {
+    match logs.log_format {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }

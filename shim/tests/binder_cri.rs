@@ -5,7 +5,7 @@ mod binder_support;
 #[path = "binder_support/runtime.rs"]
 mod runtime;
 
-use binder_support::{Lodger, Namespaces, inside, loopback, loopback_up};
+use binder_support::{Lodger, Namespaces, form::Formed, inside, loopback, loopback_up};
 use runtime::{FakeRuntime, FakeSandbox, Mood};
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -14,7 +14,7 @@ use std::{
 };
 use sternline_api::{Failure, Reason};
 use sternline_shim::{
-    binder::{BindRequest, Binder, Bound, LocalBinder, PodRef, SandboxTarget},
+    binder::{BindRequest, Bound, LocalBinder, PodRef, SandboxTarget},
     sandbox::cri::{CriOptions, CriSource},
 };
 use tokio::time::{sleep, timeout};
@@ -27,17 +27,16 @@ const CALL: Duration = Duration::from_secs(1);
 /// Bound on news, for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-type CriBinder = LocalBinder<CriSource>;
-
-fn binder(runtime: &FakeRuntime) -> CriBinder {
-    allowing(runtime, &[])
+async fn binder(runtime: &FakeRuntime) -> Formed {
+    allowing(runtime, &[]).await
 }
 
-fn allowing(runtime: &FakeRuntime, handlers: &[&str]) -> CriBinder {
+async fn allowing(runtime: &FakeRuntime, handlers: &[&str]) -> Formed {
     let handlers = handlers.iter().map(|&handler| handler.to_owned());
     let mut options = CriOptions::new(&runtime.endpoint(), handlers.collect());
     options.call_timeout = CALL;
-    LocalBinder::new(CriSource::new(options).expect("source"), false, POLL)
+    let source = CriSource::new(options).expect("source");
+    Formed::of(LocalBinder::new(source, false, POLL)).await
 }
 
 /// A whole id that begins so.
@@ -53,7 +52,7 @@ fn pod(name: &str, uid: &str) -> SandboxTarget {
     })
 }
 
-async fn bind(binder: &CriBinder, target: SandboxTarget) -> Result<Bound, Failure> {
+async fn bind(binder: &Formed, target: SandboxTarget) -> Result<Bound, Failure> {
     let request = BindRequest {
         target,
         listeners: vec![loopback(0, 8080)],
@@ -62,11 +61,11 @@ async fn bind(binder: &CriBinder, target: SandboxTarget) -> Result<Bound, Failur
     binder.bind(request).await
 }
 
-async fn bind_id(binder: &CriBinder, id: &str) -> Result<Bound, Failure> {
+async fn bind_id(binder: &Formed, id: &str) -> Result<Bound, Failure> {
     bind(binder, SandboxTarget::Id(id.to_owned())).await
 }
 
-async fn refusal(binder: &CriBinder, id: &str) -> Failure {
+async fn refusal(binder: &Formed, id: &str) -> Failure {
     bind_id(binder, id).await.expect_err("refused")
 }
 
@@ -83,7 +82,7 @@ story! {
             FakeSandbox::new(&id("aa"), &old).of_pod("web", "u1", 1),
             FakeSandbox::new(&id("ab"), &new).of_pod("web", "u1", 2),
         ]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         for (target, expected, namespace) in [
             (SandboxTarget::Id("aa".to_owned()), id("aa"), &old),
             (SandboxTarget::Id(id("aa")), id("aa"), &old),
@@ -109,7 +108,7 @@ story! {
             FakeSandbox::new(&id("ab"), &path).of_pod("web", "u0", 2),
         ]);
         runtime.set_ready(&id("ab"), false);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         for malformed in ["", "web", "AA", "../aa", "aa\n"] {
             assert_eq!(refusal(&binder, malformed).await.reason, Reason::InvalidRequest);
         }
@@ -147,7 +146,7 @@ story! {
             FakeSandbox::crio(&id("a2"), &own),
             FakeSandbox::crio(&id("a3"), &node).on_node_network(),
         ]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         for hidden in ["a1", "a2", "a3"] {
             let failure = refusal(&binder, hidden).await;
             assert_eq!(failure.reason, Reason::HostNetwork, "{hidden}: {failure}");
@@ -170,10 +169,10 @@ story! {
             &spaces.dir(),
             vec![FakeSandbox::crio(&id("aa"), &path).with_handler("kata")],
         );
-        let failure = refusal(&binder(&runtime), "aa").await;
+        let failure = refusal(&binder(&runtime).await, "aa").await;
         assert_eq!(failure.reason, Reason::VmRuntime);
         assert!(failure.message.contains("kata"), "{failure}");
-        bind_id(&allowing(&runtime, &["kata"]), "aa").await.expect("allowed");
+        bind_id(&allowing(&runtime, &["kata"]).await, "aa").await.expect("allowed");
     }
 }
 
@@ -186,7 +185,7 @@ story! {
             FakeSandbox::new(&id("a0"), &stale),
             FakeSandbox::new(&id("a1"), &spaces.path("missing")),
         ]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         for (prefix, name) in [("a0", "stale"), ("a1", "missing")] {
             let failure = refusal(&binder, prefix).await;
             assert_eq!(failure.reason, Reason::NamespaceUnreachable, "{failure}");
@@ -206,7 +205,7 @@ story! {
             FakeSandbox::with_info(&id("a0"), info(lodger.pid())),
             FakeSandbox::with_info(&id("a1"), info(std::process::id())),
         ]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         let bound = bind_id(&binder, "a0").await.expect("bound");
         assert!(answers(&lodger.namespace()));
         drop(bound);
@@ -222,7 +221,7 @@ story! {
         let spaces = Namespaces::new();
         let path = spaces.add("web");
         let runtime = FakeRuntime::start(&spaces.dir(), vec![FakeSandbox::new(&id("aa"), &path)]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         for (mood, word) in [
             (Mood::Silent, "did not answer"),
             (Mood::Failing, "not initialized"),
@@ -257,7 +256,7 @@ story! {
             FakeSandbox::with_info(&id("a2"), "[".repeat(100_000)),
             FakeSandbox::with_info(&id("a3"), "{}".to_owned()),
         ]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         for (prefix, reason) in [
             ("a0", Reason::RuntimeUnavailable),
             ("a1", Reason::RuntimeUnavailable),
@@ -287,6 +286,7 @@ story! {
         ]);
         let binder = LocalBinder::cri(&runtime.endpoint(), Vec::new(), false, Duration::from_millis(500))
             .expect("binder");
+        let binder = Formed::of(binder).await;
         let mut stopped = bind_id(&binder, "a").await.expect("bound");
         let mut removed = bind_id(&binder, "b").await.expect("bound");
         let mut lives = bind_id(&binder, "c").await.expect("bound");
@@ -320,7 +320,7 @@ story! {
         let spaces = Namespaces::new();
         let path = spaces.add("web");
         let mut runtime = FakeRuntime::start(&spaces.dir(), vec![FakeSandbox::new(&id("aa"), &path)]);
-        let binder = binder(&runtime);
+        let binder = binder(&runtime).await;
         let mut bound = bind_id(&binder, "aa").await.expect("bound");
         for mood in [
             Mood::Failing,

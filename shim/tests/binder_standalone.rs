@@ -2,7 +2,9 @@
 
 mod binder_support;
 
-use binder_support::{Census, Lodger, Namespaces, at, inside, loopback, loopback_up, set_sysctl};
+use binder_support::{
+    Census, Lodger, Namespaces, at, form::Formed, inside, loopback, loopback_up, set_sysctl,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
     io::ErrorKind,
@@ -13,9 +15,8 @@ use std::{
 };
 use sternline_api::{Failure, Reason, listen::Listen};
 use sternline_shim::{
-    binder::{BindRequest, Binder, Bound, LocalBinder, SandboxTarget},
+    binder::{BindRequest, Bound, SandboxTarget},
     netns::{NamespaceId, Netns},
-    sandbox::standalone::StandaloneSource,
 };
 use tokio::time::timeout;
 
@@ -24,17 +25,11 @@ const POLL: Duration = Duration::from_millis(100);
 /// Bound on news, for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-type StandaloneBinder = LocalBinder<StandaloneSource>;
-
-fn binder(namespaces: &Namespaces) -> StandaloneBinder {
-    LocalBinder::standalone(namespaces.dir(), false, POLL).expect("binder")
+async fn binder(namespaces: &Namespaces) -> Formed {
+    Formed::standalone(namespaces.dir(), false, POLL).await
 }
 
-async fn bind(
-    binder: &StandaloneBinder,
-    sandbox: &str,
-    listeners: &[Listen],
-) -> Result<Bound, Failure> {
+async fn bind(binder: &Formed, sandbox: &str, listeners: &[Listen]) -> Result<Bound, Failure> {
     let request = BindRequest {
         target: SandboxTarget::Id(sandbox.to_owned()),
         listeners: listeners.to_vec(),
@@ -43,7 +38,7 @@ async fn bind(
     binder.bind(request).await
 }
 
-async fn refusal(binder: &StandaloneBinder, sandbox: &str, listeners: &[Listen]) -> Failure {
+async fn refusal(binder: &Formed, sandbox: &str, listeners: &[Listen]) -> Failure {
     bind(binder, sandbox, listeners).await.expect_err("refused")
 }
 
@@ -61,7 +56,7 @@ story! {
         let namespaces = Namespaces::new();
         namespaces.add("web");
         namespaces.add("other");
-        let bound = bind(&binder(&namespaces), "web", &[loopback(3, 8080)]).await.expect("bound");
+        let bound = bind(&binder(&namespaces).await, "web", &[loopback(3, 8080)]).await.expect("bound");
         assert_eq!(bound.sandbox.id, "web");
         assert_eq!(addresses(&bound), [v4(8080), "[::1]:8080".parse().expect("address")]);
         assert!(bound.sockets.iter().all(|socket| socket.listener_id == 3));
@@ -87,7 +82,7 @@ story! {
         let namespaces = Namespaces::new();
         namespaces.add("web");
         let app = namespaces.inside("web", || TcpListener::bind("0.0.0.0:8081")).expect("app");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         let wanted = [loopback(0, 8080), loopback(1, 8081), loopback(2, 8082)];
         let failure = refusal(&binder, "web", &wanted).await;
         assert_eq!(failure.reason, Reason::PortInUse);
@@ -108,7 +103,7 @@ story! {
         let namespaces = Namespaces::new();
         namespaces.add("web");
         namespaces.add("other");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         let dual = |addr: &'static str| TcpListener::bind(addr).expect("app");
         for (app, wanted, refused) in [
             ("127.0.0.1:8080", loopback(0, 8080), "127.0.0.1:8080"),
@@ -148,7 +143,7 @@ story! {
     async fn of_many_who_want_one_port_one_gets_it() {
         let namespaces = Namespaces::new();
         namespaces.add("web");
-        let binder = Arc::new(binder(&namespaces));
+        let binder = Arc::new(binder(&namespaces).await);
         let attempts: Vec<_> = (0..50)
             .map(|_| {
                 let binder = Arc::clone(&binder);
@@ -178,7 +173,7 @@ story! {
             drop(app.accept().expect("accepted"));
             drop(client);
         });
-        bind(&binder(&namespaces), "web", &[loopback(0, 8080)]).await.expect("bound");
+        bind(&binder(&namespaces).await, "web", &[loopback(0, 8080)]).await.expect("bound");
     }
 }
 
@@ -186,7 +181,7 @@ story! {
     async fn loopback_that_is_down_is_said_and_not_announced() {
         let namespaces = Namespaces::new();
         namespaces.add_down("web");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         for wanted in [loopback(0, 8080), loopback(0, 0), at(0, "127.0.0.1", 8080)] {
             let failure = refusal(&binder, "web", &[wanted]).await;
             assert_eq!(failure.reason, Reason::AddressUnavailable, "{failure}");
@@ -203,7 +198,7 @@ story! {
         let namespaces = Namespaces::new();
         namespaces.add("web");
         namespaces.inside("web", || set_sysctl("ipv6/conf/lo/disable_ipv6", "1"));
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         let bound = bind(&binder, "web", &[loopback(0, 8080), loopback(1, 0)]).await.expect("bound");
         assert_eq!(bound.sockets.len(), 2);
         assert!(addresses(&bound).iter().all(SocketAddr::is_ipv4));
@@ -223,7 +218,7 @@ story! {
             let taken = (40000..40008).filter(|port| *port != 40005);
             taken.map(|port| TcpListener::bind(("::1", port)).expect("taken")).collect::<Vec<_>>()
         });
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         let bound = bind(&binder, "web", &[loopback(0, 0)]).await.expect("bound");
         assert_eq!(addresses(&bound), [v4(40005), "[::1]:40005".parse().expect("address")]);
 
@@ -241,7 +236,7 @@ story! {
         namespaces.add("web");
         namespaces.inside("web", || set_sysctl("ipv4/ip_local_port_range", "40000 40001"));
         let wanted = [loopback(0, 0), loopback(1, 40000)];
-        let bound = bind(&binder(&namespaces), "web", &wanted).await.expect("bound");
+        let bound = bind(&binder(&namespaces).await, "web", &wanted).await.expect("bound");
         let ids: Vec<_> = bound.sockets.iter().map(|socket| socket.listener_id).collect();
         assert_eq!(ids, [0, 0, 1, 1]);
         assert_eq!(bound.sockets[0].addr, v4(40001));
@@ -254,11 +249,11 @@ story! {
         let namespaces = Namespaces::new();
         namespaces.add("web");
         let wanted = [loopback(0, 8080), at(1, "0.0.0.0", 8081)];
-        let failure = refusal(&binder(&namespaces), "web", &wanted).await;
+        let failure = refusal(&binder(&namespaces).await, "web", &wanted).await;
         assert_eq!(failure.reason, Reason::WideBindDenied);
         assert!(failure.message.contains("0.0.0.0:8081"), "{failure}");
 
-        let wide = LocalBinder::standalone(namespaces.dir(), true, POLL).expect("binder");
+        let wide = Formed::standalone(namespaces.dir(), true, POLL).await;
         let bound = bind(&wide, "web", &wanted).await.expect("bound");
         assert!(bound.sockets.iter().any(|socket| socket.addr.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     }
@@ -268,7 +263,7 @@ story! {
     async fn nothing_asked_for_is_an_invalid_request() {
         let namespaces = Namespaces::new();
         namespaces.add("web");
-        let failure = refusal(&binder(&namespaces), "web", &[]).await;
+        let failure = refusal(&binder(&namespaces).await, "web", &[]).await;
         assert_eq!(failure.reason, Reason::InvalidRequest);
     }
 }
@@ -279,7 +274,7 @@ story! {
         for name in ["web-1", "web-2", "db-1"] {
             namespaces.add(name);
         }
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         let bound = bind(&binder, "db", &[loopback(0, 0)]).await.expect("bound");
         assert_eq!(bound.sandbox.id, "db-1");
         let failure = refusal(&binder, "web", &[loopback(0, 0)]).await;
@@ -297,7 +292,7 @@ story! {
         namespaces.unmount("stale");
         namespaces.adopt("host", Path::new("/proc/self/ns/net"));
         namespaces.adopt("uts", Path::new("/proc/self/ns/uts"));
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         for (name, reason) in [
             ("stale", Reason::NamespaceUnreachable),
             ("uts", Reason::NamespaceUnreachable),
@@ -329,12 +324,11 @@ story! {
         for name in ["web", "db", "api"] {
             namespaces.add(name);
         }
-        let binder = LocalBinder::standalone(namespaces.dir(), false, Duration::from_millis(500))
-            .expect("binder");
+        let binder = Formed::standalone(namespaces.dir(), false, Duration::from_millis(500)).await;
         let mut web = bind(&binder, "web", &[loopback(0, 8080)]).await.expect("bound");
         let mut db = bind(&binder, "db", &[loopback(0, 8080)]).await.expect("bound");
         let mut api = bind(&binder, "api", &[loopback(0, 8080)]).await.expect("bound");
-        assert_eq!(binder.watched(), 3);
+        binder.watches(3).await;
 
         namespaces.remove("web");
         let told = timeout(SOON, web.gone.wait()).await.expect("told");
@@ -347,7 +341,7 @@ story! {
 
         assert!(timeout(POLL, api.gone.wait()).await.is_err(), "that one lives");
         drop((web, db, api));
-        assert_eq!(binder.watched(), 0);
+        binder.watches(0).await;
     }
 }
 
@@ -355,7 +349,7 @@ story! {
     async fn only_the_sockets_pin_the_namespace() {
         let namespaces = Namespaces::new();
         namespaces.add("web");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         // What the runtime makes once is made now.
         drop(bind(&binder, "web", &[loopback(0, 0)]).await.expect("bound"));
         let before = Census::calm().await;
@@ -379,7 +373,7 @@ story! {
         namespaces.add("stale");
         namespaces.unmount("stale");
         let app = namespaces.inside("web", || TcpListener::bind("127.0.0.1:9090")).expect("app");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         drop(bind(&binder, "web", &[loopback(0, 0)]).await.expect("bound"));
         let before = Census::calm().await;
 
@@ -400,7 +394,7 @@ story! {
     async fn a_caller_who_gives_up_leaves_nothing() {
         let namespaces = Namespaces::new();
         namespaces.add("web");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         drop(bind(&binder, "web", &[loopback(0, 0)]).await.expect("bound"));
         let before = Census::calm().await;
         for microseconds in 0..400 {
@@ -418,7 +412,7 @@ story! {
     async fn without_descriptors_the_limit_is_named_and_nothing_stays_bound() {
         let namespaces = Namespaces::new();
         namespaces.add("web");
-        let binder = binder(&namespaces);
+        let binder = binder(&namespaces).await;
         let wanted: Vec<_> = (0..20).map(|id| loopback(id, 8000 + u16::try_from(id).expect("small"))).collect();
         drop(bind(&binder, "web", &wanted).await.expect("bound"));
         let before = Census::calm().await;
@@ -443,7 +437,7 @@ story! {
         let path = namespaces.adopt("web", &lodger.namespace());
         inside(&path, loopback_up);
         // 80: the capability counts in the namespace's owner.
-        let bound = bind(&binder(&namespaces), "web", &[loopback(0, 80)]).await.expect("bound");
+        let bound = bind(&binder(&namespaces).await, "web", &[loopback(0, 80)]).await.expect("bound");
         namespaces.inside("web", || TcpStream::connect(v4(80))).expect("it listens");
         drop(bound);
     }

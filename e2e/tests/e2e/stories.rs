@@ -1,5 +1,6 @@
 //! The stories, by theme.
 
+mod apart;
 mod audit;
 mod call;
 mod cli;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Story> {
         switching::stories(),
         faults::stories(),
         runtimes::stories(),
+        apart::stories(),
         pressure::stories(),
     ]
     .into_iter()

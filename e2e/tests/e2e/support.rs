@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod authority;
+pub(crate) mod binder;
 pub(crate) mod client;
 pub(crate) mod disk;
 pub(crate) mod enclosure;

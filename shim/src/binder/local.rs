@@ -1,6 +1,6 @@
 //! A binder that does the work in this process.
 
-use super::{BindRequest, Binder, BinderStatus, Bound, Sandbox, SandboxTarget};
+use super::{BindRequest, Binder, BinderStatus, Bound, Gone, Sandbox, SandboxTarget};
 use crate::{
     listener::listen_all,
     netns::holder,
@@ -141,6 +141,7 @@ impl<S: SandboxSource> Binder for LocalBinder<S> {
         }
         Ok(Bound {
             sandbox,
+            namespace,
             sockets,
             gone,
         })
@@ -148,6 +149,10 @@ impl<S: SandboxSource> Binder for LocalBinder<S> {
 
     async fn find(&self, target: &SandboxTarget) -> Result<Sandbox, Failure> {
         self.source.find(target).await
+    }
+
+    async fn watch(&self, sandbox: Watched) -> Result<Gone, Failure> {
+        Ok(self.watcher.watch(sandbox))
     }
 
     async fn status(&self) -> BinderStatus {

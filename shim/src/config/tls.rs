@@ -144,7 +144,10 @@ mod tests {
     fn serve(words: &str) -> Result<Config, clap::Error> {
         let words = words.split_whitespace();
         let all = ["sternline-shim", "serve", "--streaming-address"];
-        let Command::Serve(config) = Cli::try_parse_from(all.into_iter().chain(words))?.command;
+        let parsed = Cli::try_parse_from(all.into_iter().chain(words))?;
+        let Command::Serve(config) = parsed.command else {
+            unreachable!("serve was asked for");
+        };
         Ok(*config)
     }
 

@@ -24,25 +24,51 @@ use std::{
 };
 use sternline_api::listen::{Bind, Listen};
 
+pub(crate) mod form;
+
 const INSIDE: &str = "STERNLINE_TEST_INSIDE";
 
 /// Longer than any story takes.
 const STORY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Defines a test that runs in namespaces of its own.
+/// Defines a test that runs in namespaces of its own: once with the binder in
+/// the same process, once with one apart.
 #[macro_export]
 macro_rules! story {
     ($(#[$doc:meta])* async fn $name:ident() $body:block) => {
         $(#[$doc])*
+        async fn $name() $body
+
+        mod $name {
+            #[test]
+            fn in_one_process() {
+                let name = concat!(stringify!($name), "::in_one_process");
+                $crate::binder_support::tell(name, "local", super::$name);
+            }
+
+            #[test]
+            fn across_processes() {
+                let name = concat!(stringify!($name), "::across_processes");
+                $crate::binder_support::tell(name, "process", super::$name);
+            }
+        }
+    };
+}
+
+/// Defines a test that runs in namespaces of its own, about a binder apart.
+#[macro_export]
+macro_rules! apart {
+    ($(#[$doc:meta])* async fn $name:ident() $body:block) => {
+        $(#[$doc])*
         #[test]
         fn $name() {
-            $crate::binder_support::tell(stringify!($name), || async $body);
+            $crate::binder_support::tell(stringify!($name), "process", || async $body);
         }
     };
 }
 
 /// Runs the story if this is the process made for it, else makes that process.
-pub(crate) fn tell<F: Future<Output = ()>>(name: &str, story: impl FnOnce() -> F) {
+pub(crate) fn tell<F: Future<Output = ()>>(name: &str, form: &str, story: impl FnOnce() -> F) {
     if env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -62,6 +88,7 @@ pub(crate) fn tell<F: Future<Output = ()>>(name: &str, story: impl FnOnce() -> F
         .arg(test)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
+        .env(form::FORM, form)
         .output()
         .expect("unshare(1) starts");
     let told = describe(&output);

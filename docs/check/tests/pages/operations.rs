@@ -36,18 +36,21 @@ fn flags(command: &clap::Command) -> Vec<(String, String)> {
 #[test]
 fn every_flag_of_the_shim_is_listed_with_its_default() {
     let page = read(PAGE);
-    let table = section(&page, "### Flags of");
-    let mut listed: Vec<(String, String)> = rows(table)
-        .into_iter()
-        .skip(1)
-        .map(|row| (row[0].replace('`', ""), row[1].replace('`', "")))
-        .collect();
     let cli = sternline_shim::config::Cli::command();
-    let serve = cli.find_subcommand("serve").expect("serve");
-    let mut real = flags(serve);
-    listed.sort();
-    real.sort();
-    assert_eq!(listed, real);
+    for name in ["serve", "binder"] {
+        let table = section(&page, &format!("### Flags of `sternline-shim {name}`"));
+        let mut listed: Vec<(String, String)> = rows(table)
+            .into_iter()
+            .skip(1)
+            .map(|row| (row[0].replace('`', ""), row[1].replace('`', "")))
+            .collect();
+        let mut real = flags(cli.find_subcommand(name).expect(name));
+        listed.sort();
+        real.sort();
+        assert_eq!(listed, real, "{name}");
+    }
+    let known = cli.get_subcommands().count();
+    assert_eq!(known, 2, "a subcommand whose flags nobody looks at");
 }
 
 #[test]

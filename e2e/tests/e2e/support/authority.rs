@@ -1,5 +1,6 @@
 //! Certificates of a story's own making.
 
+use super::binder::{Form, give_to_serve};
 use anyhow::Result;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -71,6 +72,9 @@ impl Authority {
         fs::write(&pair.cert, cert.pem())?;
         fs::write(&pair.key, key.serialize_pem())?;
         fs::set_permissions(&pair.key, fs::Permissions::from_mode(0o600))?;
+        if Form::chosen()? == Form::Apart {
+            give_to_serve(&pair.key)?;
+        }
         Ok(pair)
     }
 }

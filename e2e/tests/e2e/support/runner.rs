@@ -1,5 +1,6 @@
 //! Runs the stories and counts them.
 
+use super::binder::Form;
 use super::enclosure::{self, Part};
 use super::leftovers::Inventory;
 use super::node::{Node, Runtime};
@@ -95,6 +96,8 @@ pub(crate) fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let runtime = Runtime::chosen()?;
+    // An unknown form is found out before anything is started.
+    Form::chosen()?;
     if arguments.list {
         let nobody =
             |_: &Story| -> Box<dyn FnOnce() -> Result<(), Failed> + Send> { Box::new(|| Ok(())) };
@@ -151,7 +154,11 @@ pub(crate) fn main() -> Result<ExitCode> {
         true => format!("real pods ({})", node.version()),
         false => "plain network namespaces (standalone)".to_owned(),
     };
-    writeln!(out, "{ran} end-to-end tests ran on {place}")?;
+    let form = match Form::chosen()? {
+        Form::Whole => "the shim in one process",
+        Form::Apart => "serve and binder in two processes",
+    };
+    writeln!(out, "{ran} end-to-end tests ran on {place}, {form}")?;
     Ok(conclusion.exit_code())
 }
 

@@ -1,5 +1,6 @@
 //! A running shim.
 
+use super::binder::{Binder, Form, SERVE, give_to_serve};
 use super::process::{Exit, Process, Usage};
 use super::stage::Stage;
 use super::{SOON, until};
@@ -10,6 +11,7 @@ use nix::sys::signal::Signal;
 use pb::reverse_port_forward_service_client::ReversePortForwardServiceClient;
 use serde::Deserialize;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use sternline_api::v1alpha1 as pb;
@@ -26,6 +28,7 @@ const START: Duration = Duration::from_secs(60);
 /// A shim that listens.
 pub(crate) struct Shim {
     process: Process,
+    binder: Option<Binder>,
     ready: Ready,
 }
 
@@ -44,9 +47,27 @@ impl Shim {
     /// It ends, or says nothing in time.
     pub(crate) async fn start(
         stage: &Stage,
+        command: Command,
+        socket: &Path,
+        flags: &str,
+        form: Form,
+    ) -> Result<Self> {
+        let binder = match form {
+            Form::Whole => None,
+            Form::Apart => Some(Binder::start(stage, flags).await?),
+        };
+        let mut shim = Self::serve(stage, command, socket, flags, binder.as_ref()).await?;
+        shim.binder = binder;
+        Ok(shim)
+    }
+
+    /// Starts serve, beside a binder if one is given.
+    async fn serve(
+        stage: &Stage,
         mut command: Command,
         socket: &Path,
         flags: &str,
+        binder: Option<&Binder>,
     ) -> Result<Self> {
         let ready_file = stage.file("shim.ready");
         command
@@ -56,8 +77,16 @@ impl Shim {
             .arg("--ready-file")
             .arg(&ready_file)
             .args(["--metrics-address", "127.0.0.1:0", "-v"])
-            .args(stage.node().shim_flags())
             .args(flags.split_whitespace());
+        match binder {
+            None => command.args(stage.node().shim_flags()),
+            Some(binder) => {
+                give_to_serve(stage.directory())?;
+                command
+                    .arg(format!("--binder=unix:{}", binder.socket().display()))
+                    .arg(format!("--run-as={SERVE}:{SERVE}"))
+            }
+        };
         let mut process = stage.start("shim", command)?;
         let ready = until("the shim to listen", START, || {
             let ended = process.ended();
@@ -71,7 +100,23 @@ impl Shim {
         });
         let ready = ready.await;
         let ready = ready.with_context(|| process.story())?;
-        Ok(Self { process, ready })
+        Ok(Self {
+            process,
+            binder: None,
+            ready,
+        })
+    }
+
+    /// Its binder.
+    ///
+    /// # Errors
+    /// It binds by itself.
+    pub(crate) fn binder(&mut self) -> Result<&mut Binder> {
+        self.binder.as_mut().context("the shim has no binder")
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -199,9 +244,17 @@ impl Shim {
         self.process.stdout_path()
     }
 
-    /// Its log.
+    /// Its log, the binder's included, in the order in which it was written.
     pub(crate) fn stderr(&self) -> String {
-        self.process.stderr()
+        let mut log = self.process.stderr();
+        if let Some(binder) = &self.binder {
+            log += &binder.process().stderr();
+            // Every line begins with its time.
+            let mut lines: Vec<&str> = log.split_inclusive('\n').collect();
+            lines.sort_unstable();
+            log = lines.concat();
+        }
+        log
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
@@ -213,11 +266,15 @@ impl Shim {
     /// # Errors
     /// `prlimit` is missing or refuses.
     pub(crate) fn limit_descriptors(&self, most: usize) -> Result<()> {
-        node::run(
-            std::process::Command::new(node::program("prlimit")?)
-                .arg(format!("--pid={}", self.process.pid()))
-                .arg(format!("--nofile={most}:{most}")),
-        )
+        let mut prlimit = std::process::Command::new(node::program("prlimit")?);
+        prlimit
+            .arg(format!("--pid={}", self.process.pid()))
+            .arg(format!("--nofile={most}:{most}"));
+        if self.binder.is_some() {
+            // Root may lack the capability over processes of other users.
+            prlimit.uid(SERVE).gid(SERVE);
+        }
+        node::run(&mut prlimit)
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {

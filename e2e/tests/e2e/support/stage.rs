@@ -1,5 +1,6 @@
 //! What one story has at hand.
 
+use super::binder::Form;
 use super::forward::Forward;
 use super::node::{Node, Pod, PodWish};
 use super::process::{Process, tail};
@@ -113,7 +114,17 @@ impl Stage {
     /// It does not come up.
     pub(crate) async fn shim_on(&self, socket: &Path, flags: &str) -> Result<Shim> {
         let command = Command::new(programs::shim()?);
-        Shim::start(self, command, socket, flags).await
+        Shim::start(self, command, socket, flags, Form::chosen()?).await
+    }
+
+    /// A shim in two processes, whatever form this run is about.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) async fn shim_apart(&self, flags: &str) -> Result<Shim> {
+        let command = Command::new(programs::shim()?);
+        let socket = self.file("shim.sock");
+        Shim::start(self, command, &socket, flags, Form::Apart).await
     }
 
     /// A shim that can open no more than `most` descriptors.
@@ -122,7 +133,8 @@ impl Stage {
     /// It does not come up.
     pub(crate) async fn shim_with_descriptors(&self, most: u32, flags: &str) -> Result<Shim> {
         let command = limited(most, &programs::shim()?)?;
-        Shim::start(self, command, &self.file("shim.sock"), flags).await
+        let form = Form::chosen()?;
+        Shim::start(self, command, &self.file("shim.sock"), flags, form).await
     }
 
     /// A forward that can open no more than `most` descriptors.

@@ -8,6 +8,8 @@ use sternline_shim::binder::{
     BindRequest, Binder, BinderStatus, Bound, Gone, Sandbox, SandboxTarget,
 };
 use sternline_shim::listener::listen_all;
+use sternline_shim::netns::NamespaceId;
+use sternline_shim::sandbox::Watched;
 use tokio::sync::watch;
 
 /// The watcher's end and the sessions' end of the news of one sandbox.
@@ -88,6 +90,7 @@ impl Binder for FakeBinder {
         let (_, gone) = gone.entry(id).or_insert_with(Gone::channel);
         Ok(Bound {
             sandbox,
+            namespace: NamespaceId::from_parts(0, 0),
             sockets,
             gone: gone.clone(),
         })
@@ -108,6 +111,12 @@ impl Binder for FakeBinder {
             id: posing_as.unwrap_or_else(|| id.clone()),
             pod: None,
         })
+    }
+
+    async fn watch(&self, sandbox: Watched) -> Result<Gone, Failure> {
+        let mut gone = self.gone.lock().expect("whole");
+        let (_, gone) = gone.entry(sandbox.id).or_insert_with(Gone::channel);
+        Ok(gone.clone())
     }
 
     async fn status(&self) -> BinderStatus {

@@ -49,7 +49,9 @@ impl Node {
         for flag in flags {
             args.push(if *flag == "UNIX" { &streaming } else { flag });
         }
-        let Command::Serve(config) = Cli::parse_from(args).command;
+        let Command::Serve(config) = Cli::parse_from(args).command else {
+            unreachable!("serve was asked for");
+        };
         let binder = FakeBinder::new();
         let app = App::bind_with(*config, binder.clone()).await;
         let app = app.expect("everything can be bound");

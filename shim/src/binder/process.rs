@@ -1,0 +1,84 @@
+//! `sternline-shim binder`: puts the binder process together.
+
+use super::server::{Endpoint, Guests, Server, ServerLimits};
+use crate::app::{clear_ready_file, write_ready_file};
+use crate::config::BinderConfig;
+use crate::limits::raise_descriptor_limit;
+use crate::netns::HostNetwork;
+use anyhow::Context as _;
+use serde::Serialize;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// Where the binder listens, as told in the ready file.
+#[derive(Clone, Debug, Serialize)]
+struct Addresses {
+    socket: PathBuf,
+}
+
+/// A binder whose socket is bound.
+#[derive(Debug)]
+pub struct BinderApp {
+    config: BinderConfig,
+    listener: OwnedFd,
+    endpoint: Endpoint,
+}
+
+impl BinderApp {
+    /// Binds the socket and looks at what only a privileged process may see.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or a `/proc` that cannot be read.
+    pub fn bind(config: BinderConfig) -> anyhow::Result<Self> {
+        let _ = raise_descriptor_limit();
+        HostNetwork::detect()?;
+        if let Some(path) = &config.ready_file {
+            clear_ready_file(path)?;
+        }
+        let (listener, endpoint) = Endpoint::bind(&config.socket, config.serve_uid)
+            .with_context(|| format!("--socket {}", config.socket.display()))?;
+        Ok(Self {
+            config,
+            listener,
+            endpoint,
+        })
+    }
+
+    /// Serves until `shutdown` resolves. What was handed over lives on: it is
+    /// serve's own.
+    ///
+    /// # Errors
+    /// A setting that cannot work, or the ready file cannot be written.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self {
+            config,
+            listener,
+            endpoint,
+        } = self;
+        let guests = Guests {
+            own: nix::unistd::Uid::effective().as_raw(),
+            serve: config.serve_uid,
+        };
+        let binder = config.source.local_binder()?;
+        let limits = ServerLimits::from(config.limits);
+        let server = Server::new(listener, binder, guests, limits)?;
+        if let Some(path) = &config.ready_file {
+            let socket = config.socket.clone();
+            write_ready_file(path, &Addresses { socket })?;
+        }
+        tracing::info!(socket = %config.socket.display(), serve_uid = config.serve_uid, "binding for serve");
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.run(stop.clone()));
+        shutdown.await;
+        tracing::info!("shutting down");
+        stop.cancel();
+        serving.await.context("the binder's server failed")?;
+        drop(endpoint);
+        if let Some(path) = &config.ready_file {
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+}
