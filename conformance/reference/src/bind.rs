@@ -39,10 +39,13 @@ pub(crate) fn find(dir: &Path, id: &str, faults: &Faults) -> Result<(String, Pat
         fitting.clear();
     }
     match &fitting[..] {
-        [] if faults.has("unknown-sandbox-code") => fail(
-            Reason::SandboxNotReady,
-            format!("sandbox {id} is not ready"),
-        ),
+        // Names are not hexadecimal here: this one no sandbox ever had.
+        [] if faults.has("unknown-sandbox-code") && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            fail(
+                Reason::SandboxNotReady,
+                format!("sandbox {id} is not ready"),
+            )
+        }
         [] => fail(Reason::SandboxNotFound, format!("no sandbox {id}")),
         [_, _, ..] if !faults.has("ambiguous-picks-one") => fail(
             Reason::SandboxAmbiguous,

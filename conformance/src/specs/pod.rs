@@ -82,11 +82,13 @@ pub(super) async fn fill(stream: &Stream, most: usize) -> Step<usize> {
         tokio::pin!(sending);
         // A node that has no time grants nothing either: it has to answer
         // quickly while it does not, if it answers at all.
+        // All of it within the patience of whoever sends.
+        let tick = (stream.patience() / 6).min(Duration::from_millis(400));
         let mut stalls = 0;
         loop {
-            match tokio::time::timeout(Duration::from_millis(400), &mut sending).await {
+            match tokio::time::timeout(tick, &mut sending).await {
                 Ok(done) => break done?,
-                Err(_) if stalls == 3 || stream.is_quick().await => return Ok(sent),
+                Err(_) if stalls == 2 || stream.is_quick().await => return Ok(sent),
                 Err(_) => stalls += 1,
             }
         }

@@ -162,6 +162,11 @@ impl Stream {
         over.await.is_ok()
     }
 
+    /// How long sending waits for window.
+    pub(crate) fn patience(&self) -> Duration {
+        self.shared.patience
+    }
+
     /// Whether the node answers a PING within a moment: what it was sent before
     /// it has read then.
     pub(crate) async fn is_quick(&self) -> bool {
