@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz test test-runtimes check
+.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz simulate test test-runtimes check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -54,6 +54,9 @@ conformance-runtimes: build ## judge the shim on pods of every runtime and on na
 		$(STAGE) "conformance of the shim: $$runtime" hack/run-conformance $(RELEASE) $$runtime \
 			--report-dir $(RELEASE)/../conformance --report-prefix $$runtime- || exit 1; \
 	done
+
+simulate: build-tools ## tunnel and session in a world of faults; SIM_SEEDS (10000) runs, or SIM_SEED=n again with its trace
+	cargo run --release --locked -p sternline-simulation
 
 fuzz: build-tools ## feed any bytes to everything that reads bytes from outside; FUZZ_SECONDS (600) a target
 	hack/fuzz

@@ -52,7 +52,7 @@ struct Permits {
 impl Forwarder {
     /// Accepts until `stop`, which removes this listener alone.
     pub(super) async fn accept<L: Listens>(
-        mut self,
+        self,
         listener: L,
         listener_id: u32,
         bound: SocketAddr,
@@ -159,7 +159,7 @@ impl Forwarder {
     }
 
     async fn carry<L: Listens>(
-        mut self,
+        self,
         socket: L::Socket,
         connect: ConnectRequest,
         _permits: Permits,

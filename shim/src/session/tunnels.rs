@@ -2,12 +2,13 @@
 
 use crate::metrics;
 use crate::session::Session;
+use std::pin::pin;
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 use sternline_tunnel::Dialer;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// A tunnel that is up.
@@ -26,7 +27,23 @@ pub(super) struct Tunnels {
     session: Arc<Session>,
     up: Vec<Tunnel>,
     /// What streams may take, for the tasks that accept.
-    dialers: watch::Sender<Vec<Dialer>>,
+    open: Arc<Open>,
+}
+
+/// The tunnels that streams may take now.
+#[derive(Debug, Default)]
+struct Open {
+    dialers: Mutex<Vec<Dialer>>,
+    /// Told of every change. Who waits is woken in the order of coming, which a
+    /// watch channel leaves to chance.
+    changed: Notify,
+}
+
+impl Open {
+    fn dialers(&self) -> MutexGuard<'_, Vec<Dialer>> {
+        // Nothing panics while it is locked.
+        self.dialers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Tunnels {
@@ -34,7 +51,7 @@ impl Tunnels {
         Self {
             session,
             up: Vec::new(),
-            dialers: watch::Sender::new(Vec::new()),
+            open: Arc::default(),
         }
     }
 
@@ -44,7 +61,7 @@ impl Tunnels {
 
     pub(super) fn picker(&self) -> Picker {
         Picker {
-            dialers: self.dialers.subscribe(),
+            open: Arc::clone(&self.open),
             next: Arc::default(),
         }
     }
@@ -93,31 +110,37 @@ impl Tunnels {
         let dialers: Vec<_> = self.up.iter().map(|tunnel| tunnel.dialer.clone()).collect();
         let count = u32::try_from(dialers.len()).unwrap_or(u32::MAX);
         self.session.counts.tunnels.store(count, Relaxed);
-        self.dialers.send_replace(dialers);
+        *self.open.dialers() = dialers;
+        self.open.changed.notify_waiters();
     }
 }
 
 /// Chooses the tunnel of a new stream: each in turn.
 #[derive(Clone, Debug)]
 pub(super) struct Picker {
-    dialers: watch::Receiver<Vec<Dialer>>,
+    open: Arc<Open>,
     next: Arc<AtomicUsize>,
 }
 
 impl Picker {
-    /// Waits until a tunnel is up.
-    pub(super) async fn up(&mut self) {
-        if self.dialers.wait_for(|up| !up.is_empty()).await.is_err() {
-            // The session is over; whoever waits here is cancelled with it.
-            std::future::pending::<()>().await;
+    /// Waits until a tunnel is up; for ever once the session is over, whose end
+    /// cancels whoever waits.
+    pub(super) async fn up(&self) {
+        while self.open.dialers().is_empty() {
+            let mut changed = pin!(self.open.changed.notified());
+            // Registered before the second look, so that no change is missed.
+            changed.as_mut().enable();
+            if self.open.dialers().is_empty() {
+                changed.await;
+            }
         }
     }
 
     /// A tunnel for one stream; waits while none is up.
-    pub(super) async fn pick(&mut self) -> Dialer {
+    pub(super) async fn pick(&self) -> Dialer {
         loop {
             self.up().await;
-            let dialers = self.dialers.borrow();
+            let dialers = self.open.dialers();
             if !dialers.is_empty() {
                 let turn = self.next.fetch_add(1, Relaxed);
                 return dialers[turn % dialers.len()].clone();

@@ -1,0 +1,4 @@
+//! The network of the simulation.
+
+pub mod local;
+pub mod wire;
