@@ -14,6 +14,8 @@ use sternline_api::{Failure, Reason};
 use sternline_shim::binder::{
     BindRequest, Binder, BinderStatus, Bound, BoundSocket, Gone, Sandbox, SandboxTarget,
 };
+use sternline_shim::netns::NamespaceId;
+use sternline_shim::sandbox::Watched;
 use sternline_shim::session::{Adopt, Adopted, Listens, Spare};
 use sternline_tunnel::Socket as _;
 use tokio::sync::{Notify, watch};
@@ -151,6 +153,13 @@ impl SimBinder {
         Ok(sockets)
     }
 
+    fn news_of(&self, sandbox: &str) -> Gone {
+        let (news, gone) = Gone::channel();
+        let mut all = lock(&self.gone);
+        all.entry(sandbox.to_owned()).or_default().push(news);
+        gone
+    }
+
     /// A descriptor that stands for a socket until it is adopted.
     fn stand_in(&self, place: &Place) -> io::Result<TcpListener> {
         let (alive, stand_in) = UnixStream::pair()?;
@@ -174,13 +183,10 @@ impl Binder for SimBinder {
             sockets.extend(self.listen(&sandbox.id, *one, request.backlog)?);
         }
         sleep(Duration::from_micros(rng.between(0, 2_000))).await;
-        let (news, gone) = Gone::channel();
-        lock(&self.gone)
-            .entry(sandbox.id.clone())
-            .or_default()
-            .push(news);
+        let gone = self.news_of(&sandbox.id);
         Ok(Bound {
             sandbox,
+            namespace: NamespaceId::from_parts(0, 0),
             sockets,
             gone,
         })
@@ -194,6 +200,10 @@ impl Binder for SimBinder {
             }),
             SandboxTarget::Pod(_) => Err(Failure::new(Reason::Forbidden, "no gateway here")),
         }
+    }
+
+    async fn watch(&self, sandbox: Watched) -> Result<Gone, Failure> {
+        Ok(self.news_of(&sandbox.id))
     }
 
     async fn status(&self) -> BinderStatus {

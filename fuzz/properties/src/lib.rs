@@ -8,6 +8,7 @@
 //! Whatever waits runs on one thread with its time paused, so a wait of minutes
 //! costs nothing and one without a bound is found.
 
+mod binder;
 mod call;
 mod control;
 mod cri_info;
@@ -38,6 +39,7 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     target("acceptor", http2::acceptor),
+    target("binder", binder::check),
     target("call", call::check),
     target("control", control::check),
     target("cri_info", cri_info::check),

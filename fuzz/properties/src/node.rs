@@ -6,6 +6,8 @@ use sternline_shim::binder::{
     BindRequest, Binder, BinderStatus, Bound, Gone, Sandbox, SandboxTarget,
 };
 use sternline_shim::limits::Limits;
+use sternline_shim::netns::NamespaceId;
+use sternline_shim::sandbox::Watched;
 use sternline_shim::service::Service;
 use sternline_shim::session::Shared;
 
@@ -47,6 +49,7 @@ impl Binder for Nowhere {
         let (_, gone) = Gone::channel();
         Ok(Bound {
             sandbox,
+            namespace: NamespaceId::from_parts(0, 0),
             sockets: Vec::new(),
             gone,
         })
@@ -64,6 +67,10 @@ impl Binder for Nowhere {
                 format!("{other} came through the call's checks"),
             )),
         }
+    }
+
+    async fn watch(&self, _sandbox: Watched) -> Result<Gone, Failure> {
+        Ok(Gone::channel().1)
     }
 
     async fn status(&self) -> BinderStatus {

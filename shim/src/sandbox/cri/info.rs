@@ -2,8 +2,12 @@
 //! shape is the runtime's own, read here with suspicion.
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use std::{
     collections::HashMap,
+    fmt,
+    marker::PhantomData,
     path::{Component, Path, PathBuf},
 };
 
@@ -36,23 +40,47 @@ struct Document {
     pid: Option<i64>,
     net_namespace_closed: Option<bool>,
     runtime_type: Option<String>,
-    runtime_spec: Option<Spec>,
+    runtime_spec: Option<Object<Spec>>,
 }
 
 #[derive(Deserialize)]
 struct Spec {
-    linux: Option<Linux>,
+    linux: Option<Object<Linux>>,
 }
 
 #[derive(Deserialize)]
 struct Linux {
-    namespaces: Option<Vec<Namespace>>,
+    namespaces: Option<Vec<Object<Namespace>>>,
 }
 
 #[derive(Deserialize)]
 struct Namespace {
     r#type: Option<String>,
     path: Option<String>,
+}
+
+/// A JSON object, and nothing else: a list whose members happen to fit would pass
+/// for a structure otherwise.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 impl Info {
@@ -68,16 +96,18 @@ impl Info {
         if text.len() > MAX_BYTES {
             return Err(format!("has {} bytes, {MAX_BYTES} are allowed", text.len()));
         }
-        let document: Option<Document> =
+        let document: Option<Object<Document>> =
             serde_json::from_str(text).map_err(|err| format!("is malformed: {err}"))?;
-        let Some(document) = document else {
+        let Some(Object(document)) = document else {
             return Ok(Self::default());
         };
         Ok(Self {
             pid: document.pid.map_or(Ok(None), process)?,
             network_closed: document.net_namespace_closed.unwrap_or(false),
             runtime_type: document.runtime_type.filter(|name| !name.is_empty()),
-            network: document.runtime_spec.map_or(Ok(None), network)?,
+            network: document
+                .runtime_spec
+                .map_or(Ok(None), |spec| network(spec.0))?,
         })
     }
 }
@@ -91,10 +121,11 @@ fn process(pid: i64) -> Result<Option<u32>, String> {
 }
 
 fn network(spec: Spec) -> Result<Option<PathBuf>, String> {
-    let namespaces = spec.linux.and_then(|linux| linux.namespaces);
+    let namespaces = spec.linux.and_then(|linux| linux.0.namespaces);
     let mut networks = namespaces
         .unwrap_or_default()
         .into_iter()
+        .map(|namespace| namespace.0)
         .filter(|namespace| namespace.r#type.as_deref() == Some("network"));
     let Some(Namespace { path, .. }) = networks.next() else {
         return Ok(None);
@@ -162,6 +193,9 @@ mod tests {
             "",
             "{",
             "[]",
+            "[1,true,\"x\",null]",
+            r#"{"runtimeSpec":[null]}"#,
+            r#"{"runtimeSpec":{"linux":{"namespaces":[["network","/a"]]}}}"#,
             "7",
             r#""text""#,
             r#"{"pid":"4"}"#,
