@@ -6,7 +6,7 @@
 //! the command line with its coming back. What is simulated: sockets, links,
 //! sandboxes, processes in pods, targets, and everything that goes wrong.
 //!
-//! After each run must hold ([`verify`]): no byte lost, doubled, reordered or
+//! After each run must hold (`verify`): no byte lost, doubled, reordered or
 //! crossed between connections; nobody told of a clean end whose peer was cut off;
 //! every listener, slot, permit, pass, budget byte, socket and task given back;
 //! every wait ended.

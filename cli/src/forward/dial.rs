@@ -37,7 +37,7 @@ pub enum Reached {
 
 /// A connection that can be copied to and from a stream, whatever its kind.
 pub trait Relays: fmt::Debug + Send {
-    /// Copies until the end, as [`relay`] does.
+    /// Copies until the end, as [`relay()`] does.
     fn relay(
         self: Box<Self>,
         stream: TunnelStream,

@@ -1,6 +1,6 @@
 //! A binder in another process, reached over its Unix socket.
 //!
-//! One task owns the connection ([`link`]). When it is lost the sessions stay:
+//! One task owns the connection (`link`). When it is lost the sessions stay:
 //! their sockets are this process's own. The task connects again, with growing
 //! pauses, and has the same sandboxes watched again; until then every request
 //! fails with a sentence that says so.

@@ -27,7 +27,7 @@ pub struct TlsArgs {
     pub streaming_client_ca: Option<PathBuf>,
 
     /// Name or address of this node in streaming URLs; the certificate must be for it. Needed
-    /// where the endpoint listens on 0.0.0.0 or [::].
+    /// where the endpoint listens on every address.
     #[arg(long, value_name = "NAME", requires = "streaming_tls_cert")]
     pub streaming_host: Option<Host>,
 
