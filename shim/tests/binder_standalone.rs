@@ -18,7 +18,7 @@ use sternline_shim::{
     binder::{BindRequest, Bound, SandboxTarget},
     netns::{NamespaceId, Netns},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -404,7 +404,11 @@ story! {
             let _ = timeout(Duration::from_micros(microseconds * 5), bound).await;
         }
         Census::settles_at(&before).await;
-        bind(&binder, "web", &[loopback(0, 8080)]).await.expect("free");
+        // A binder in another process learns only from the answer that nobody
+        // waits for it any more.
+        let wanted = [loopback(0, 8080)];
+        let free = async { while bind(&binder, "web", &wanted).await.is_err() { sleep(POLL).await } };
+        timeout(SOON, free).await.expect("free");
     }
 }
 
