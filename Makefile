@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz simulate test test-runtimes check
+.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -20,6 +20,9 @@ SUITE := hack/build-suite $(RELEASE)
 PODS := containerd-1.6 containerd-1.7 containerd-2 cri-o
 # One end-to-end run, for the stage that is not in the table of runtimes.
 E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
+STORIES := cargo test --locked -p sternline-e2e --test e2e
+# In two processes, as on a cluster, unless told otherwise.
+ENDURANCE := env STERNLINE_BINDER=$(or $(STERNLINE_BINDER),process) STERNLINE_BIN_DIR=$(RELEASE) STERNLINE_ENDURANCE
 RUNTIMES := env STERNLINE_BIN_DIR=$(RELEASE) hack/test-runtimes
 
 help: ## list these targets
@@ -41,6 +44,16 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 	@$(STAGE) "API docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --locked --test pages
 	@$(STAGE) "dependencies" .ci/deny
+
+soak: build-tools ## random work and random kills for SOAK (15m; 60s and the like) on STERNLINE_RUNTIME; root
+	hack/install-test-deps
+	$(BUILD)
+	$(ENDURANCE)=soak $(STORIES)
+
+kill-matrix: build-tools ## kill everybody in every phase, ROUNDS (100) times, on STERNLINE_RUNTIME; root, an hour or more
+	hack/install-test-deps
+	$(BUILD)
+	$(ENDURANCE)=kill-matrix $(STORIES)
 
 check-rules: ## check the Prometheus rules in deploy/monitoring, and run their unit tests
 	hack/check-rules

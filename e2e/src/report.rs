@@ -118,6 +118,19 @@ pub struct Storm {
     pub seconds: f64,
 }
 
+/// Connections that each sent a pattern, finished, and read until the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchanged {
+    /// Everything came back, and a clean end after it.
+    pub whole: u32,
+    /// Cut off, and told so: a reset.
+    pub cut: u32,
+    /// Not connected at all: refused.
+    pub refused: u32,
+    /// What must never be, by the words that say it.
+    pub wrong: BTreeMap<String, u32>,
+}
+
 /// Bytes written to a connection that nobody reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {

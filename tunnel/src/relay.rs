@@ -120,8 +120,9 @@ impl<S: Socket> Drop for ResetOnDrop<S> {
 }
 
 /// Copies until both directions ended or one failed. Dropping the future resets
-/// both sides.
+/// both sides, and so does the kernel if the process is killed.
 pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOptions) -> Relayed {
+    socket.abort_if_killed(true);
     let mut guard = ResetOnDrop {
         socket,
         armed: true,
@@ -198,6 +199,9 @@ pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOp
         send.send_reset(code);
     }
     guard.armed = end != End::Clean;
+    if !guard.armed {
+        guard.socket.abort_if_killed(false);
+    }
     Relayed {
         from_socket: progress.from_socket.load(Relaxed),
         to_socket: progress.to_socket.load(Relaxed),

@@ -34,10 +34,14 @@ pub trait Socket: Send + Sync + Unpin + 'static {
     fn shutdown_write(&self) -> io::Result<()>;
     /// Makes the coming close a reset, where the kind of socket has one.
     fn abort_on_close(&self);
+    /// Whether the kernel is to reset the connection when this process is killed
+    /// with it open: an ordered close would tell the peer that all was sent. For
+    /// sockets that are no kernel's there is nothing to do.
+    fn abort_if_killed(&self, _abort: bool) {}
 }
 
 macro_rules! socket {
-    ($type:ty, $abort:expr) => {
+    ($type:ty, $linger:expr) => {
         impl Socket for $type {
             async fn readable(&self) -> io::Result<()> {
                 <$type>::readable(self).await
@@ -77,19 +81,24 @@ macro_rules! socket {
             }
 
             fn abort_on_close(&self) {
-                let abort: fn(&$type) = $abort;
-                abort(self);
+                self.abort_if_killed(true);
+            }
+
+            fn abort_if_killed(&self, abort: bool) {
+                let linger: fn(&$type, Option<Duration>) = $linger;
+                // One setting for both: the kernel closes as we would.
+                linger(self, abort.then_some(Duration::ZERO));
             }
         }
     };
 }
 
-socket!(TcpStream, |socket| {
+socket!(TcpStream, |socket, linger| {
     // Fails only on a socket that is gone, which needs no reset.
-    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    let _ = socket2::SockRef::from(socket).set_linger(linger);
 });
 
 // A Unix socket has no reset: its peer sees the end, or ECONNRESET where bytes
 // were left unread.
 #[cfg(unix)]
-socket!(tokio::net::UnixStream, |_| {});
+socket!(tokio::net::UnixStream, |_, _| {});

@@ -5,6 +5,7 @@
 //! one after the other, so that what one leaves behind is not blamed on
 //! another and timings mean something.
 
+mod endurance;
 mod stories;
 mod support;
 

@@ -12,6 +12,9 @@ const NEWEST: ABI = ABI::V6;
 /// A descriptor is kept back by opening it again and again.
 const KEPT_OPEN: &str = "/dev/null";
 
+/// The metrics count what is open.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
 /// From here on this thread, and those that it starts, change nothing outside
 /// the directories `writable`, read nothing outside these and `readable`, dial no
 /// TCP address, and reach no abstract socket or process outside. Directories that
@@ -46,6 +49,7 @@ fn apply(writable: &[PathBuf], readable: &[PathBuf]) -> Result<RulesetStatus, Ru
             AccessFs::ReadFile | AccessFs::ReadDir,
         ))?
         .add_rules(path_beneath_rules([KEPT_OPEN], AccessFs::ReadFile))?
+        .add_rules(path_beneath_rules([DESCRIPTORS], AccessFs::ReadDir))?
         .restrict_self()?;
     Ok(status.ruleset)
 }

@@ -40,6 +40,7 @@ impl Listens for TcpListener {
     fn make_ready(socket: &TcpStream) {
         // Small writes must not wait for each other (2-4x on echoes).
         let _ = socket.set_nodelay(true);
+        socket.abort_if_killed(true);
     }
 
     fn turn_away(&self, spare: &Spare) -> bool {

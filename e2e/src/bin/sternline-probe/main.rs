@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod crowd;
+mod exchange;
 mod hold;
 mod local;
 mod stream;
@@ -26,6 +27,7 @@ in a sandbox, towards --to ADDRESS:
   expect-end --send            wait for the end and tell which it was
   expect-refused               nobody may listen
   many --connections --bytes --rounds   echo on all at once
+  exchange --connections --bytes --seed   send, finish, expect it all back, on each
   storm --connections          connect and reset, as fast as it goes
   tiny --count                 writes of one byte each
   stall --connections --flood  never read; with --flood true write all that fits
@@ -57,6 +59,7 @@ fn run() -> Outcome {
         "expect-end" => client::expect_end,
         "expect-refused" => client::expect_refused,
         "many" => crowd::many,
+        "exchange" => exchange::exchange,
         "storm" => crowd::storm,
         "tiny" => hold::tiny,
         "stall" => hold::stall,

@@ -1,6 +1,7 @@
 //! The audit log: what it says of whom, and that nothing waits for it.
 
 use crate::support::audit::{records, told};
+use crate::support::binder::give_to_serve;
 use crate::support::client::{call, request};
 use crate::support::disk::Disk;
 use crate::support::node::Pod;
@@ -289,6 +290,7 @@ async fn a_reader_that_sleeps_delays_nobody(stage: &mut Stage) -> Result<()> {
     let echo = Target::start(Manner::Echo).await?;
     let pipe = stage.file("audit.pipe");
     mkfifo(&pipe, Mode::from_bits_truncate(0o600))?;
+    give_to_serve(&pipe)?;
     let (pod, shim) = (
         stage.pod("web").await?,
         shim(

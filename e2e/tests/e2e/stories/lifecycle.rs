@@ -17,6 +17,7 @@ use sternline_e2e::report::{Echo, End, Ended, Holding, Listeners};
 themed! {
     every node:
         a_forward_that_is_killed_frees_its_port_at_once,
+        a_shim_that_is_killed_resets_what_was_open,
         a_forward_that_is_interrupted_says_goodbye,
         a_pod_that_is_removed_ends_its_forward_with_9,
         a_pod_that_is_removed_amid_a_transfer_ends_its_forward_with_9,
@@ -89,14 +90,24 @@ async fn a_forward_that_is_killed_frees_its_port_at_once(stage: &mut Stage) -> R
     // Long before a missed PING could tell.
     standing.shim.idle(SOON).await?;
 
-    let ended: Ended = standing.held.report(SOON).await?;
-    same("end in the pod", ended.ended, End::Reset)?;
+    standing.connections_are_reset().await?;
     let pod = &standing.pod;
     for address in ["127.0.0.1:8080", "[::1]:8080"] {
         let output = pod.run(&format!("listen --address {address}")).await?;
         same("free", (output.code, output.stderr), (0, String::new()))?;
     }
     Ok(())
+}
+
+async fn a_shim_that_is_killed_resets_what_was_open(stage: &mut Stage) -> Result<()> {
+    let mut standing = Standing::on(stage).await?;
+
+    standing.shim.kill().await?;
+
+    // Nothing of ours is left to say so: the kernel does.
+    standing.connections_are_reset().await?;
+    same("exit code", standing.forward.exit(SOON).await?.code, 7)?;
+    port_is_free(&standing.pod, SOON).await
 }
 
 async fn a_forward_that_is_interrupted_says_goodbye(stage: &mut Stage) -> Result<()> {

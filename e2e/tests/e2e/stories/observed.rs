@@ -86,6 +86,9 @@ async fn after_real_traffic_the_metrics_are_those_that_are_documented(
     shim.counts("sternline_limit", &[r#"limit="tokens""#], 1000.0)
         .await?;
     shim.counts("sternline_sessions_total", &[], 1.0).await?;
+    // Also where serve may read hardly anything.
+    let descriptors = shim.metric("sternline_open_descriptors", &[]).await?;
+    is_at_least("descriptors", descriptors, 5.0)?;
 
     let served = served(&shim.metrics().await?);
     let documented = documented()?;

@@ -53,6 +53,15 @@ impl Inventory {
         Ok(Self { entries })
     }
 
+    /// How many there are of a kind: what its entries begin with.
+    pub(crate) fn count(&self, kind: &str) -> u64 {
+        let of_kind = self
+            .entries
+            .iter()
+            .filter(|(entry, _)| entry.starts_with(kind));
+        of_kind.map(|(_, count)| *count as u64).sum()
+    }
+
     /// Waits until nothing is there that was not there before.
     ///
     /// # Errors

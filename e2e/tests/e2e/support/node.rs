@@ -113,6 +113,11 @@ impl Node {
         }
     }
 
+    /// Whether there is a container runtime, which pods outlive.
+    pub(crate) fn runtime_can_be_paused(&self) -> bool {
+        matches!(self.kind, Kind::Cri(_))
+    }
+
     /// Stops the container runtime; its pods live on.
     ///
     /// # Errors

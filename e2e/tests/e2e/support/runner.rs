@@ -7,6 +7,7 @@ use super::node::{Node, Runtime};
 use super::recorder::Recorder;
 use super::stage::Stage;
 use super::{process, programs};
+use crate::endurance::Endurance;
 use crate::stories;
 use anyhow::{Context as _, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -98,6 +99,7 @@ pub(crate) fn main() -> Result<ExitCode> {
     let runtime = Runtime::chosen()?;
     // An unknown form is found out before anything is started.
     Form::chosen()?;
+    let endurance = Endurance::chosen()?;
     if arguments.list {
         let nobody =
             |_: &Story| -> Box<dyn FnOnce() -> Result<(), Failed> + Send> { Box::new(|| Ok(())) };
@@ -113,6 +115,10 @@ pub(crate) fn main() -> Result<ExitCode> {
     let node = executor
         .block_on(Node::start(runtime, &probe))
         .with_context(|| format!("{} does not start", runtime.name()))?;
+    if let Some(endurance) = endurance {
+        let code = executor.block_on(endurance.run(&node));
+        return executor.block_on(node.stop()).and(code);
+    }
 
     recorder.record(&Record::Begun {
         runtime: runtime.name().to_owned(),

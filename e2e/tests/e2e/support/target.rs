@@ -117,6 +117,20 @@ impl Target {
         lock(&self.seen).accepted
     }
 
+    /// Whether every connection that was taken has ended.
+    pub(crate) fn all_ended(&self) -> bool {
+        let seen = lock(&self.seen);
+        seen.accepted == seen.ended.len()
+    }
+
+    /// The connections that have ended, which are forgotten.
+    pub(crate) fn take_ended(&self) -> Vec<Seen> {
+        let mut seen = lock(&self.seen);
+        let ended = std::mem::take(&mut seen.ended);
+        seen.accepted -= ended.len();
+        ended
+    }
+
     /// Waits until `count` connections have ended, and returns them.
     ///
     /// # Errors
