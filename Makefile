@@ -58,7 +58,7 @@ kill-matrix: build-tools ## kill everybody in every phase, ROUNDS (100) times, o
 check-rules: ## check the Prometheus rules in deploy/monitoring, and run their unit tests
 	hack/check-rules
 
-faults: build-tools ## judge the conformance suite by a reference with switchable faults; root, six minutes, the machine to itself
+faults: build-tools ## judge the conformance suite by a reference with switchable faults; root, ten minutes, the machine to itself
 	cargo test --locked -p sternline-reference
 
 conformance-runtimes: build ## judge the shim on pods of every runtime and on namespaces; root; reports into target/conformance

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,12 @@ pub(crate) fn netns_path(dir: &Path) -> PathBuf {
 /// The first step that failed.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     end_with_supervisor(dir.to_owned());
+    let result = tell(dir);
+    the_end_is_mine();
+    result
+}
+
+fn tell(dir: &Path) -> Result<()> {
     let text = |path: PathBuf| -> Result<String> {
         path.into_os_string()
             .into_string()
@@ -189,16 +196,34 @@ fn fetch(dir: &Path, netns: &Path) -> Result<Report> {
     serde_json::from_str(&output).with_context(|| format!("the fetch reported: {output}"))
 }
 
+/// Held by the one thread that says how this process ends, until it has.
+static END: Mutex<()> = Mutex::new(());
+
+/// Returns to one caller only; every later one waits for the process to end.
+/// To be called before it ends, so that nobody cuts a clean-up short.
+fn the_end_is_mine() {
+    // Never given back: the process ends with it.
+    std::mem::forget(END.lock());
+}
+
 /// Ends this process, and with it the PID namespace, when the supervisor is
 /// gone: it holds the other end of standard input and never writes.
 fn end_with_supervisor(dir: PathBuf) {
     thread::spawn(move || {
         let mut byte = [0];
         while matches!(std::io::stdin().read(&mut byte), Ok(1)) {}
-        sandbox::remove(&netns_path(&dir));
-        // Nobody is left to tell.
-        let _ = fs::remove_dir_all(&dir);
-        std::process::exit(1);
+        the_end_is_mine();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            sandbox::remove(&netns_path(&dir));
+            // Fails where a program that still starts puts a file there in the
+            // meantime; once the directory is gone, none can.
+            let _ = fs::remove_dir_all(&dir);
+            if !dir.exists() || Instant::now() > deadline {
+                std::process::exit(1);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
     });
 }
 

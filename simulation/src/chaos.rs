@@ -3,7 +3,6 @@
 use crate::outside::Host;
 use crate::plan::Fault;
 use crate::world::{World, lock};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use sternline_shim::drain::{self, Orders};
@@ -30,26 +29,26 @@ pub(crate) async fn chaos(world: Arc<World>, victims: Vec<Victim>, faults: Vec<(
         match fault {
             Fault::Cut(n, millis) => {
                 let host = Arc::clone(&victims[n].host);
-                host.disturbances.fetch_add(1, Relaxed);
+                host.disturb();
                 host.cut(true);
                 acts.spawn(async move {
                     sleep(Duration::from_millis(millis)).await;
                     // What began meanwhile was disturbed as well.
-                    host.disturbances.fetch_add(1, Relaxed);
+                    host.disturb();
                     host.cut(false);
                 });
             }
             Fault::Reset(n, seen) => {
-                victims[n].host.disturbances.fetch_add(1, Relaxed);
+                victims[n].host.disturb();
                 victims[n].host.reset(seen);
             }
             Fault::Kill(n) => {
-                victims[n].host.disturbances.fetch_add(1, Relaxed);
+                victims[n].host.disturb();
                 victims[n].task.abort();
             }
             Fault::Stop(n) => {
                 let host = Arc::clone(&victims[n].host);
-                host.disturbances.fetch_add(1, Relaxed);
+                host.disturb();
                 let session = lock(&victims[n].session).clone();
                 acts.spawn(async move {
                     if let Some(id) = session {
@@ -60,13 +59,13 @@ pub(crate) async fn chaos(world: Arc<World>, victims: Vec<Victim>, faults: Vec<(
             Fault::Gone(n) => {
                 let sandbox = &victims[n].sandbox;
                 for victim in victims.iter().filter(|victim| victim.sandbox == *sandbox) {
-                    victim.host.disturbances.fetch_add(1, Relaxed);
+                    victim.host.disturb();
                 }
                 victims[n].host.node.binder.stop(sandbox);
             }
             Fault::Drain(within) => {
                 for victim in &victims {
-                    victim.host.disturbances.fetch_add(1, Relaxed);
+                    victim.host.disturb();
                 }
                 let node = victims[0].host.node.clone();
                 node.shared.registry.close();

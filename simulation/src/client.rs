@@ -87,7 +87,19 @@ pub(crate) async fn client(
     };
     host.disturbances.fetch_add(1, Relaxed);
     let how = ended.map_err(|fault| fault.label());
+    if how == Err("tunnel_lost") {
+        host.lost();
+    }
     world.note(format!("client {number} ended: {how:?}"));
+}
+
+impl Host {
+    /// A tunnel is lost: somebody must have done something to it.
+    fn lost(&self) {
+        if self.faults.load(Relaxed) == 0 {
+            self.world.fail("a tunnel was lost without a cause");
+        }
+    }
 }
 
 fn request(plan: &ClientPlan, specs: &[Spec]) -> pb::ReversePortForwardRequest {
@@ -133,6 +145,7 @@ impl Reporter for Told {
             }
             Event::Lost(_) => {
                 // Whatever the reason: what was open is gone.
+                self.host.lost();
                 self.host.disturbances.fetch_add(1, Relaxed);
                 self.world.note(format!("client {client} lost its tunnel"));
             }

