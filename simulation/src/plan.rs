@@ -190,6 +190,11 @@ impl Behaviour {
     pub(crate) fn is_patient(self) -> bool {
         self.resets_after.is_none()
     }
+
+    /// Whether it may take longer over what has arrived than a stream may be silent.
+    pub(crate) fn dawdles(self) -> bool {
+        self.pauses >= 400
+    }
 }
 
 impl Fault {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// One connection of a pod, from its beginning to its end.
@@ -24,9 +25,13 @@ pub(crate) async fn connection(
     let to = bound[(plan.listener % bound.len() as u64) as usize];
     let port = 50_000 + (number % 10_000) as u16;
     lock(&world.behaviours).insert(number, plan.target);
+    // While one side takes its time over bytes that all arrived, the other hears
+    // nothing of the stream.
+    let silent = host.node.shared.limits.idle_timeout > Duration::ZERO
+        && (plan.pod.dawdles() || plan.target.dawdles());
     world.record(number, |record| {
         record.client = client;
-        record.patient = plan.pod.is_patient() && plan.target.is_patient();
+        record.patient = plan.pod.is_patient() && plan.target.is_patient() && !silent;
         record.disturbances = Some(host.disturbances.load(Relaxed));
     });
     let Some(socket) = world.connect(&sandbox, to, SocketAddr::new(to.ip(), port)) else {
