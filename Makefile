@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools check-rules demo faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
+.PHONY: help build build-tools man check-rules demo faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -12,6 +12,8 @@ BUILD := cargo build --release --locked -p sternline-shim -p sternline-cli -p st
 BENCH := cargo build --release --locked -p sternline-shim -p sternline-cli -p sternline-bench --bins
 # Where cargo puts optimised programs: those are what the stories are about.
 RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
+# What is installed beside the programs.
+SHARE := $(RELEASE:/release=/share)
 # Linked statically, so that it runs in an empty image, where it is the probe. By
 # itself, in a directory of its own: what it shares with the others would be built
 # with other flags and features, and so twice.
@@ -54,6 +56,9 @@ kill-matrix: build-tools ## kill everybody in every phase, ROUNDS (100) times, o
 	hack/install-test-deps
 	$(BUILD)
 	$(ENDURANCE)=kill-matrix $(STORIES)
+
+man: build-tools ## make manual pages and completions, into target/share; read: man -M target/share/man sternline
+	cargo run --quiet --locked -p sternline-share -- $(SHARE)
 
 check-rules: ## check the Prometheus rules in deploy/monitoring, and run their unit tests
 	hack/check-rules

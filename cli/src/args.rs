@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 use sternline_api::protocol::DEFAULT_SOCKET;
 
+mod completion;
 mod help;
 mod tls;
 
+pub use completion::{Completion, Shell};
 pub use tls::TlsArgs;
 
 /// Forwards ports of a Kubernetes pod to this machine: the direction of ssh -R.
@@ -55,6 +57,9 @@ pub enum Command {
     Stop(Stop),
     /// Print the versions of this program and of the server.
     Version(Version),
+    /// Print a script by which a shell completes this command line.
+    #[command(long_about = help::COMPLETION_ABOUT, after_help = help::COMPLETION)]
+    Completion(Completion),
 }
 
 /// How to print.
@@ -88,12 +93,13 @@ pub struct Forward {
     /// Keep the listeners for so long when the connection is lost, and come back to them.
     #[arg(long, value_name = "SPAN", default_value = "0", value_parser = span::parse)]
     pub hold: Duration,
-    /// TLS to the streaming endpoint.
-    #[command(flatten)]
-    pub tls: TlsArgs,
     /// Command to run while the forward is up; its exit code is ours.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+    /// TLS to the streaming endpoint. At the end: what follows would stand under
+    /// its heading.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 impl Forward {
@@ -211,6 +217,15 @@ mod tests {
         assert_eq!(session_id("session/ab-1").as_deref(), Ok("ab-1"));
         assert!(session_id("").is_err());
         assert!(session_id("a/b").is_err());
+    }
+
+    #[test]
+    fn arguments_stand_under_a_heading_of_their_own() {
+        let cli = Cli::command();
+        let forward = cli.find_subcommand("forward").expect("exists");
+        for argument in forward.get_positionals() {
+            assert_eq!(argument.get_help_heading(), None, "{argument}");
+        }
     }
 
     #[test]

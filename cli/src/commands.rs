@@ -1,9 +1,11 @@
 //! The commands that make a call and print its answer.
 
+mod completion;
 mod sessions;
 mod table;
 mod version;
 
+pub use completion::{completion, script};
 pub use sessions::{sessions, stop};
 pub use version::version;
 

@@ -65,6 +65,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Version(args) => simple(&cli.common, |output| async move {
             commands::version(&server, &args, &output).await
         }),
+        Command::Completion(args) => simple(&cli.common, |output| async move {
+            commands::completion(&args, &output)
+        }),
     };
     code.into()
 }

@@ -10,7 +10,8 @@ use crate::{
     runner::{self, Options, Subject},
     spec,
 };
-use arguments::{Cli, configure};
+pub(crate) use arguments::Cli;
+use arguments::configure;
 use clap::Parser as _;
 use std::{
     fs,

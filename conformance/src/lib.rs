@@ -31,7 +31,14 @@ pub use report::{Judged, Report};
 pub use runner::{Options, judge};
 pub use spec::{Level, Summary, all};
 
+use clap::CommandFactory as _;
 use std::{io::Write as _, path::Path, process::ExitCode};
+
+/// The command line, for its manual page.
+#[must_use]
+pub fn command() -> clap::Command {
+    cli::Cli::command()
+}
 
 /// The program. Started with a hidden word it is the probe inside a sandbox.
 #[must_use]

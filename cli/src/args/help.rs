@@ -71,3 +71,24 @@ pub(super) const STOP: &str = "\
 Examples:
   sternline stop 3f9c2a71
   sternline stop session/3f9c2a71 8b01";
+
+pub(super) const COMPLETION_ABOUT: &str = "\
+Print a script by which a shell completes this command line: commands, flags and their values.
+
+The script goes to standard output. Read it into a running shell, or put it where the shell \
+looks for such scripts.";
+
+pub(super) const COMPLETION: &str = "\
+Examples:
+  # bash: this shell, and every later one
+  source <(sternline completion bash)
+  echo 'source <(sternline completion bash)' >> ~/.bashrc
+
+  # zsh, after compinit
+  source <(sternline completion zsh)
+
+  # fish
+  sternline completion fish > ~/.config/fish/completions/sternline.fish
+
+  # PowerShell
+  sternline completion powershell | Out-String | Invoke-Expression";

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod calls;
+mod completion;
 mod draining;
 mod forward;
 mod hostile;

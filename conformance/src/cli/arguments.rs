@@ -16,7 +16,7 @@ use std::{
 /// 3 the environment cannot be used, 130 and 143 interrupted (SIGINT, SIGTERM).
 #[derive(Debug, Parser)]
 #[command(name = "sternline-conformance", version)]
-pub(super) struct Cli {
+pub(crate) struct Cli {
     /// Unix socket on which the call is served: a path, or unix:///PATH
     #[arg(long, value_name = "PATH")]
     pub(super) endpoint: Option<String>,
