@@ -18,6 +18,7 @@ pub(crate) mod recorder;
 pub(crate) mod runner;
 pub(crate) mod shim;
 pub(crate) mod stage;
+pub(crate) mod standing;
 pub(crate) mod target;
 pub(crate) mod workstation;
 

@@ -2,17 +2,15 @@
 //! nothing hangs.
 
 use crate::support::client::{call, reason, request};
-use crate::support::forward::Forward;
 use crate::support::http::get;
-use crate::support::node::{Pod, Spawned};
 use crate::support::runner::themed;
-use crate::support::shim::Shim;
 use crate::support::stage::Stage;
+use crate::support::standing::{Standing, port_is_free};
 use crate::support::target::{Manner, Target};
-use crate::support::{SOON, same, says, until};
+use crate::support::{SOON, same, says};
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
-use sternline_e2e::report::{Echo, End, Ended, Holding};
+use sternline_e2e::report::Echo;
 
 themed! {
     every node:
@@ -22,48 +20,12 @@ themed! {
     container runtimes:
 }
 
-/// A pod with a forward, and connections through it that stay open.
-struct Standing {
-    target: Target,
-    pod: Pod,
-    shim: Shim,
-    forward: Forward,
-    held: Spawned,
-}
-
 impl Standing {
-    async fn on(stage: &Stage, flags: &str) -> Result<Self> {
-        let target = Target::start(Manner::Echo).await?;
-        let (pod, shim) = (stage.pod("web").await?, stage.shim(flags).await?);
-        let words = format!("8080:{} --hold 60s", target.port());
-        let forward = stage.forward(&shim, &pod, &words).await?;
-        let held = pod
-            .spawn("hold --to 127.0.0.1:8080 --connections 3")
-            .await?;
-        let _: Holding = held.report(SOON).await?;
-        Ok(Self {
-            target,
-            pod,
-            shim,
-            forward,
-            held,
-        })
-    }
-
     /// The forward ends with this code and word.
     async fn ends(&mut self, code: i32, reason: &str) -> Result<()> {
         same("exit code", self.forward.exit(SOON).await?.code, code)?;
         let ended = self.forward.event("ended", SOON, |_| true).await?;
         same("reason", ended["reason"].as_str(), Some(reason))
-    }
-
-    async fn connections_are_reset(&self) -> Result<()> {
-        let ended: Ended = self.held.report(SOON).await?;
-        same("end in the pod", ended.ended, End::Reset)?;
-        for seen in self.target.ended(3, SOON).await? {
-            same("end at the target", seen.end, End::Reset)?;
-        }
-        Ok(())
     }
 
     async fn shim_is_gone(&mut self) -> Result<()> {
@@ -72,22 +34,8 @@ impl Standing {
     }
 }
 
-/// An application can listen on the port, on both addresses.
-async fn port_is_free(pod: &Pod) -> Result<()> {
-    until("the port to be free", SOON, || async {
-        for address in ["127.0.0.1:8080", "[::1]:8080"] {
-            let output = pod.run(&format!("listen --address {address}")).await?;
-            if output.code != 0 {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
-}
-
 async fn a_shim_that_is_told_to_go_lets_connections_finish(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage, "--drain-timeout 10m").await?;
+    let mut standing = Standing::on(stage, "--drain-timeout 10m", "--hold 60s").await?;
 
     standing.shim.signal(Signal::SIGTERM)?;
 
@@ -111,11 +59,11 @@ async fn a_shim_that_is_told_to_go_lets_connections_finish(stage: &mut Stage) ->
     standing.held.kill().await?;
     standing.ends(9, "draining").await?;
     standing.shim_is_gone().await?;
-    port_is_free(&standing.pod).await
+    standing.port_is_free(SOON).await
 }
 
 async fn a_shim_that_is_told_twice_goes_at_once(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage, "--drain-timeout 10m").await?;
+    let mut standing = Standing::on(stage, "--drain-timeout 10m", "--hold 60s").await?;
 
     standing.shim.signal(Signal::SIGTERM)?;
     standing.forward.event("draining", SOON, |_| true).await?;
@@ -124,7 +72,7 @@ async fn a_shim_that_is_told_twice_goes_at_once(stage: &mut Stage) -> Result<()>
     standing.ends(9, "draining").await?;
     standing.shim_is_gone().await?;
     standing.connections_are_reset().await?;
-    port_is_free(&standing.pod).await
+    standing.port_is_free(SOON).await
 }
 
 async fn an_idle_shim_goes_at_once(stage: &mut Stage) -> Result<()> {
@@ -143,5 +91,5 @@ async fn an_idle_shim_goes_at_once(stage: &mut Stage) -> Result<()> {
     same("exit code", forward.exit(SOON).await?.code, 9)?;
     same("exit code of the shim", shim.exit(SOON).await?.code, 0)?;
     ensure!(!shim.socket().exists(), "the socket is left");
-    port_is_free(&pod).await
+    port_is_free(&pod, SOON).await
 }

@@ -1,18 +1,17 @@
 //! How it ends: whoever goes, and in whatever way, the others are told why and
 //! nothing is left over.
 
-use crate::support::forward::Forward;
 use crate::support::leftovers::Inventory;
-use crate::support::node::{Pod, Spawned};
 use crate::support::runner::themed;
 use crate::support::shim::Shim;
 use crate::support::stage::Stage;
+use crate::support::standing::{Standing, port_is_free};
 use crate::support::target::{Manner, Target};
 use crate::support::{SOON, same, says, until};
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use std::time::Duration;
-use sternline_e2e::report::{Echo, End, Ended, Holding, Listeners};
+use sternline_e2e::report::{Echo, End, Holding, Listeners};
 
 themed! {
     every node:
@@ -29,62 +28,8 @@ themed! {
         a_pod_that_is_stopped_ends_its_forward_with_9
 }
 
-/// A pod with a forward, and a connection through it that stays open.
-struct Standing {
-    target: Target,
-    pod: Pod,
-    shim: Shim,
-    forward: Forward,
-    held: Spawned,
-}
-
-impl Standing {
-    async fn on(stage: &Stage) -> Result<Self> {
-        let target = Target::start(Manner::Echo).await?;
-        let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
-        let words = format!("8080:{}", target.port());
-        let forward = stage.forward(&shim, &pod, &words).await?;
-        let held = pod
-            .spawn("hold --to 127.0.0.1:8080 --connections 3")
-            .await?;
-        let _: Holding = held.report(SOON).await?;
-        Ok(Self {
-            target,
-            pod,
-            shim,
-            forward,
-            held,
-        })
-    }
-
-    /// The open connections end with a reset, in the pod and at the target.
-    async fn connections_are_reset(&self) -> Result<()> {
-        let ended: Ended = self.held.report(SOON).await?;
-        same("end in the pod", ended.ended, End::Reset)?;
-        for seen in self.target.ended(3, SOON).await? {
-            same("end at the target", seen.end, End::Reset)?;
-        }
-        Ok(())
-    }
-}
-
-/// An application can bind and listen on the port at once, without
-/// SO_REUSEADDR, on both addresses.
-async fn port_is_free(pod: &Pod, within: Duration) -> Result<()> {
-    until("the port to be free", within, || async {
-        for address in ["127.0.0.1:8080", "[::1]:8080"] {
-            let output = pod.run(&format!("listen --address {address}")).await?;
-            if output.code != 0 {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    })
-    .await
-}
-
 async fn a_forward_that_is_killed_frees_its_port_at_once(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
 
     standing.forward.kill().await?;
     // Long before a missed PING could tell.
@@ -100,14 +45,14 @@ async fn a_forward_that_is_killed_frees_its_port_at_once(stage: &mut Stage) -> R
 }
 
 async fn a_shim_that_is_killed_resets_what_was_open(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
 
     standing.shim.kill().await?;
 
     // Nothing of ours is left to say so: the kernel does.
     standing.connections_are_reset().await?;
     same("exit code", standing.forward.exit(SOON).await?.code, 7)?;
-    port_is_free(&standing.pod, SOON).await
+    standing.port_is_free(SOON).await
 }
 
 async fn a_forward_that_is_interrupted_says_goodbye(stage: &mut Stage) -> Result<()> {
@@ -174,7 +119,7 @@ async fn nothing_kept(shim: &Shim, descriptors: usize, threads: usize) -> Result
 }
 
 async fn a_pod_that_is_stopped_ends_its_forward_with_9(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
 
     standing.pod.stop().await?;
 
@@ -245,14 +190,14 @@ async fn a_pod_that_is_replaced_by_its_like_ends_its_forward_with_9(
 }
 
 async fn a_session_can_be_stopped_from_outside(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
     let id = standing.shim.sessions().await?[0].session_id.clone();
 
     let mut stop = stage.cli(&standing.shim, &format!("stop {id}"))?;
 
     same("exit code of stop", stop.exit(SOON).await?.code, 0)?;
     // It answers when the listeners are free.
-    port_is_free(&standing.pod, Duration::ZERO).await?;
+    standing.port_is_free(Duration::ZERO).await?;
     same("exit code", standing.forward.exit(SOON).await?.code, 9)?;
     let ended = standing.forward.event("ended", SOON, |_| true).await?;
     same("reason", ended["reason"].as_str(), Some("stopped"))?;

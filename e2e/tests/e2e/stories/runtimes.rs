@@ -1,17 +1,15 @@
 //! The container runtime under live sessions: it restarts, is upgraded, goes
 //! away and comes back. Pods outlive it, and so do sessions.
 
-use crate::support::forward::Forward;
-use crate::support::node::{Pod, Spawned};
 use crate::support::runner::themed;
-use crate::support::shim::Shim;
 use crate::support::stage::Stage;
+use crate::support::standing::Standing;
 use crate::support::target::{Manner, Target};
 use crate::support::{SOON, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use std::time::Duration;
 use sternline_api::v1alpha1 as pb;
-use sternline_e2e::report::{Echo, Holding, Listeners};
+use sternline_e2e::report::{Echo, Listeners};
 use tokio::net::UnixListener;
 
 themed! {
@@ -24,34 +22,7 @@ themed! {
         a_runtime_that_is_upgraded_does_not_end_a_session
 }
 
-/// A pod with a forward, and connections through it that stay open.
-struct Standing {
-    target: Target,
-    pod: Pod,
-    shim: Shim,
-    forward: Forward,
-    _held: Spawned,
-}
-
 impl Standing {
-    async fn on(stage: &Stage) -> Result<Self> {
-        let target = Target::start(Manner::Echo).await?;
-        let (pod, shim) = (stage.pod("web").await?, stage.shim("").await?);
-        let words = format!("8080:{}", target.port());
-        let forward = stage.forward(&shim, &pod, &words).await?;
-        let held = pod
-            .spawn("hold --to 127.0.0.1:8080 --connections 3")
-            .await?;
-        let _: Holding = held.report(SOON).await?;
-        Ok(Self {
-            target,
-            pod,
-            shim,
-            forward,
-            _held: held,
-        })
-    }
-
     /// Nothing of it has ended.
     async fn stands(&mut self) -> Result<()> {
         same("the forward", self.forward.ended(), None)?;
@@ -81,7 +52,7 @@ async fn a_while() {
 }
 
 async fn a_runtime_that_restarts_does_not_end_a_session(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
     let node = stage.node().clone();
 
     node.pause_runtime().await?;
@@ -96,7 +67,7 @@ async fn a_runtime_that_is_upgraded_does_not_end_a_session(stage: &mut Stage) ->
     let node = stage.node().clone();
     node.downgrade_runtime(crate::support::node::Runtime::chosen()?)
         .await?;
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
     let before = standing.runtime().await?.runtime;
     ensure!(
         !before.ends_with(node.version().rsplit(' ').next().unwrap_or_default()),
@@ -132,7 +103,7 @@ async fn a_runtime_that_is_upgraded_does_not_end_a_session(stage: &mut Stage) ->
 async fn a_runtime_whose_socket_goes_and_comes_back_does_not_end_a_session(
     stage: &mut Stage,
 ) -> Result<()> {
-    let mut standing = Standing::on(stage).await?;
+    let mut standing = Standing::on(stage, "", "").await?;
     let node = stage.node().clone();
     let socket = node.runtime_socket()?;
     let place = format!("sandbox/{}", standing.pod.id());
