@@ -5,6 +5,7 @@ mod audit;
 mod call;
 mod cli;
 mod faults;
+mod floods;
 mod holders;
 mod leaving;
 mod lifecycle;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Story> {
         runtimes::stories(),
         apart::stories(),
         pressure::stories(),
+        floods::stories(),
     ]
     .into_iter()
     .flatten()

@@ -86,6 +86,11 @@ impl Node {
         &self.version
     }
 
+    /// Whether its sandboxes are pods of a container runtime.
+    pub(crate) fn makes_pods(&self) -> bool {
+        matches!(self.kind, Kind::Cri(_))
+    }
+
     /// How a shim is told where sandboxes come from.
     pub(crate) fn shim_flags(&self) -> Vec<String> {
         match &self.kind {
