@@ -85,7 +85,9 @@ pub(crate) fn storm(args: &Args) -> Outcome {
     let connections: u32 = args.need("connections")?;
     let timeout = args.timeout()?;
     args.done()?;
-    let threads = 8.min(connections.max(1));
+    // Where the queue of the listener is full the kernel has a thread try again in a
+    // second: with enough of them somebody always goes on.
+    let threads = 512.min(connections.max(1));
     let start = Instant::now();
     let ends: Vec<Option<End>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
