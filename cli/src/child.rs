@@ -8,14 +8,17 @@
 use crate::descriptors::Descriptors;
 use crate::fault::{Fault, exit};
 use crate::signals::{Held, Received};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::time::Duration;
 use tokio::process::{Child, Command};
+
+#[cfg(unix)]
+#[path = "child/unix.rs"]
+mod imp;
+#[cfg(not(unix))]
+#[path = "child/other.rs"]
+mod imp;
 
 /// How long a command may take to end after SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -63,7 +66,7 @@ impl Wrapped {
     /// ended it. Cancel safe.
     pub async fn wait(&mut self) -> u8 {
         match self.0.wait().await {
-            Ok(status) => code(status),
+            Ok(status) => imp::code(status),
             Err(error) => {
                 tracing::warn!(%error, "cannot wait for the command");
                 exit::OTHER
@@ -76,45 +79,25 @@ impl Wrapped {
         if received.from_terminal {
             tracing::debug!(signal = %received.signal, "the terminal signalled the command too");
         } else {
-            self.signal(received.signal);
+            imp::signal(&self.0, received.signal);
         }
     }
 
-    /// Ends the command: SIGTERM, and SIGKILL 10 s later.
+    /// Ends the command: SIGTERM, and SIGKILL 10 s later. Where there is no
+    /// SIGTERM it ends at once.
     pub async fn end(mut self) {
-        self.signal(Signal::SIGTERM);
+        imp::ask_to_end(&mut self.0);
         if tokio::time::timeout(GRACE, self.0.wait()).await.is_err() {
             tracing::info!("the command did not end within {GRACE:?}: it is killed");
             let _ = self.0.kill().await;
         }
     }
-
-    fn signal(&self, signal: Signal) {
-        // The id is gone once the command was waited for, so it is never that
-        // of another process.
-        let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()) else {
-            return;
-        };
-        match kill(Pid::from_raw(pid), signal) {
-            Ok(()) => tracing::info!(%signal, pid, "signal passed on to the command"),
-            Err(error) => tracing::warn!(%signal, pid, %error, "signal not passed on"),
-        }
-    }
-}
-
-/// The exit code of env(1) for a status of wait(2).
-fn code(status: ExitStatus) -> u8 {
-    let code = match (status.code(), status.signal()) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
-        (None, None) => i32::from(exit::OTHER),
-    };
-    u8::try_from(code).unwrap_or(exit::OTHER)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::Signal;
 
     fn start(words: &[&str]) -> Result<Wrapped, Fault> {
         let command: Vec<OsString> = words.iter().map(OsString::from).collect();

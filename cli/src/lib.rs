@@ -13,6 +13,7 @@ pub mod fault;
 pub mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod local;
 pub mod output;
 pub mod report;
 pub mod signals;
@@ -184,7 +185,7 @@ fn log_to(output: &Output, verbose: u8) {
 /// `connection refused`.
 pub(crate) fn cause(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
+        Some(code) => described(error, code),
         None => error.to_string(),
     };
     // "No such file" becomes "no such file", an abbreviation stays.
@@ -195,6 +196,19 @@ pub(crate) fn cause(error: &io::Error) -> String {
         }
         _ => text,
     }
+}
+
+#[cfg(unix)]
+fn described(_: &io::Error, code: i32) -> String {
+    nix::errno::Errno::from_raw(code).desc().to_owned()
+}
+
+/// What the standard library says, without the number.
+#[cfg(not(unix))]
+fn described(error: &io::Error, code: i32) -> String {
+    let text = error.to_string();
+    let text = text.trim_end_matches(&format!(" (os error {code})"));
+    text.trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! a terminal sends (Ctrl-C) goes to the whole foreground group, so a wrapped
 //! command has it already and must not get it twice.
 //!
+//! Windows has events of the console instead, see there.
+//!
 //! A signal that was ignored when we were started (nohup) stays ignored. Shells
 //! start background jobs with SIGINT ignored, so that the terminal's Ctrl-C
 //! does not reach them; `kill -INT` is meant for us all the same and is obeyed.
@@ -15,11 +17,19 @@ mod imp;
 #[path = "signals/other.rs"]
 mod imp;
 
+#[cfg(windows)]
+#[path = "signals/windows.rs"]
+mod imp;
+
 pub use imp::{Held, Signals, hold};
 
-use nix::sys::signal::Signal;
+#[cfg(windows)]
+pub use imp::Signal;
+#[cfg(unix)]
+pub use nix::sys::signal::Signal;
 
 /// What is listened for.
+#[cfg(unix)]
 const WATCHED: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// A signal that arrived.

@@ -2,7 +2,7 @@
 
 use crate::clean::clean;
 use crate::fault::{Fault, exit};
-use crate::span;
+use crate::{local, span};
 use hyper_util::rt::TokioIo;
 use std::future::Future;
 use std::io;
@@ -11,7 +11,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 use sternline_api::v1alpha1::reverse_port_forward_service_client::ReversePortForwardServiceClient;
 use sternline_api::{Failure, Reason, protocol::REASON_METADATA};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -41,7 +40,7 @@ impl Server {
     pub async fn connect(&self) -> Result<Client, Fault> {
         let path = self.socket.display();
         tracing::info!(socket = %path, "connecting to the shim");
-        let stream = match timeout(self.timeout, UnixStream::connect(&self.socket)).await {
+        let stream = match timeout(self.timeout, local::connect(&self.socket)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(self.unreachable(&error)),
             Err(_) => return Err(self.silent("take a connection")),

@@ -5,7 +5,7 @@ use super::tls::{self, Trust};
 use super::url::{Endpoint, StreamUrl};
 use crate::clean::clean;
 use crate::fault::{Fault, exit};
-use crate::span;
+use crate::{local, span};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -17,7 +17,7 @@ use std::time::Duration;
 use sternline_api::Reason;
 use sternline_api::protocol::{PROTOCOL_HEADER, STREAM_PROTOCOL, STREAM_PROTOCOLS, UPGRADE_RAW};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -76,7 +76,7 @@ async fn open_unbounded(url: &StreamUrl, trust: &Trust) -> Result<ByteStream, Fa
             upgrade(stream, url).await
         }
         Endpoint::Unix(path) => {
-            let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+            let stream = local::connect(path).await.map_err(unreachable)?;
             upgrade(stream, url).await
         }
     }

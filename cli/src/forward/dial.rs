@@ -1,7 +1,8 @@
 //! Dials targets.
 
+use crate::local::{self, LocalStream};
 use crate::spec::Target;
-use crate::{cause, span};
+use crate::{cause, descriptors, span};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -11,7 +12,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
 use sternline_tunnel::{RelayOptions, Relayed, Socket, TunnelStream, relay};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -30,7 +31,7 @@ pub enum Reached {
     /// Over TCP.
     Tcp(TcpStream),
     /// Over a Unix socket.
-    Unix(UnixStream),
+    Unix(LocalStream),
     /// By what a simulation has for a socket.
     Other(Box<dyn Relays>),
 }
@@ -163,7 +164,7 @@ async fn unix(path: &Path, limit: Duration) -> Result<Reached, Failure> {
     let address = path.display();
     let connect = async {
         loop {
-            match UnixStream::connect(path).await {
+            match local::connect(path).await {
                 // Its queue of connections is full: TCP would wait here too.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BUSY_PAUSE).await,
                 done => return done,
@@ -188,11 +189,9 @@ fn failed(target: &Target, address: &impl fmt::Display, error: &io::Error) -> Fa
         }
         _ => Reason::TargetFailed,
     };
-    let hint = match error.raw_os_error() {
-        Some(nix::libc::EMFILE | nix::libc::ENFILE) => {
-            ": raise the limit of open files (ulimit -Hn)"
-        }
-        _ => "",
+    let hint = match descriptors::are_used_up(error) {
+        true => ": raise the limit of open files (ulimit -Hn)",
+        false => "",
     };
     Failure::new(
         reason,
