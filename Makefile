@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools man check-rules demo faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
+.PHONY: help build build-tools man dist check-rules demo faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -59,6 +59,9 @@ kill-matrix: build-tools ## kill everybody in every phase, ROUNDS (100) times, o
 
 man: build-tools ## make manual pages and completions, into target/share; read: man -M target/share/man sternline
 	cargo run --quiet --locked -p sternline-share -- $(SHARE)
+
+dist: build-tools ## static programs for Linux on amd64 and arm64, packed with checksums, into target/dist
+	hack/dist
 
 check-rules: ## check the Prometheus rules in deploy/monitoring, and run their unit tests
 	hack/check-rules

@@ -10,6 +10,12 @@ use sternline_shim::{privileges, telemetry};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// musl's own gives every buffer of the relay back to the kernel and fetches it
+/// anew: twice the processor time for a byte.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Threads of the binder: it waits for the kernel and the container runtime.
 const BINDER_THREADS: usize = 2;
 
