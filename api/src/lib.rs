@@ -5,11 +5,15 @@
 //! * [`protocol`]: names, versions, paths and header fields of the wire;
 //! * [`listen`]: what a client may ask to listen on, validated once;
 //! * [`reason`]: the one table of everything that can go wrong, with its gRPC
-//!   code, HTTP status, stream reset, metric label and exit code.
+//!   code, HTTP status, stream reset, metric label and exit code;
+//! * [`socket`]: paths of Unix sockets as flags have them;
+//! * [`span`]: spans of time as flags and sentences have them.
 
 pub mod listen;
 pub mod protocol;
 pub mod reason;
+pub mod socket;
+pub mod span;
 
 pub use reason::{Failure, Reason};
 

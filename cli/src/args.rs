@@ -32,8 +32,8 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// Unix socket of the shim on this node.
-    #[arg(long, global = true, value_name = "PATH", env = "STERNLINE_SOCKET", default_value = DEFAULT_SOCKET)]
+    /// Unix socket of the shim on this node, also as unix:///PATH.
+    #[arg(long, global = true, value_name = "PATH", env = "STERNLINE_SOCKET", default_value = DEFAULT_SOCKET, value_parser = sternline_api::socket::path)]
     pub socket: PathBuf,
     /// Longest wait for each answer of the server, for example 10s or 500ms.
     #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = span::parse_positive)]

@@ -17,9 +17,10 @@ pub mod local;
 pub mod output;
 pub mod report;
 pub mod signals;
-pub mod span;
 pub mod spec;
 pub mod target;
+
+pub use sternline_api::span;
 
 use args::{Cli, Command, Common};
 use clap::Parser;

@@ -1,6 +1,14 @@
 //! Puts the parts together. Everything that listens is bound before anything is
 //! announced.
 
+mod hangup;
+mod outset;
+mod ready;
+
+pub(crate) use hangup::Hangups;
+pub(crate) use outset::warn_of_trouble;
+pub(crate) use ready::{Kind, clear_ready_file, write_ready_file};
+
 use crate::audit::Audit;
 use crate::binder::{Binder, ProcessBinder};
 use crate::config::{Config, StreamingAddress, TlsFiles};
@@ -16,9 +24,7 @@ use crate::switch::{self, Switch};
 use crate::tls::Tls;
 use anyhow::Context as _;
 use serde::Serialize;
-use std::fs::File;
 use std::future::Future;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +87,8 @@ impl App {
     /// # Errors
     /// A setting that cannot work, or an address that cannot be bound.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        // From here on it ends nothing.
+        let _ = Hangups::begin()?;
         let binder = binder(&config)?;
         Self::bind_with(config, binder).await
     }
@@ -112,7 +120,7 @@ impl App {
             }
         };
         if let Some(path) = &config.ready_file {
-            clear_ready_file(path)?;
+            clear_ready_file(path, Kind::Serve)?;
         }
         let (streaming, base) = bind_streaming(&config, files).await?;
         let shared = Arc::new(Shared {
@@ -183,7 +191,9 @@ impl App {
                 tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
             }
         }
-        tasks.spawn(reopen_on_hangup(self.shared.audit.clone(), stop.clone())?);
+        let hangups = Hangups::begin()?;
+        let answer = hangups.answer(self.shared.audit.clone(), self.shared.tls.is_some());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(answer));
         let (streaming, _streaming_endpoint) = self.streaming;
         tasks.spawn(streaming::serve(
             streaming,
@@ -199,15 +209,21 @@ impl App {
         let (call, _call_endpoint) = self.call;
         let (health, call) = serve_call(call, service, stop.clone()).await?;
         let mut call = tokio::spawn(call);
-        if let Some(path) = &self.config.ready_file {
-            write_ready_file(path, &self.addresses)?;
-        }
+        let ready = self.config.ready_file.as_deref();
+        let ready = ready.map(|path| write_ready_file(path, &self.addresses));
+        let ready = ready.transpose()?;
         tracing::info!(
             socket = %self.addresses.socket.display(),
             streaming = %self.addresses.streaming,
             metrics = self.addresses.metrics.map(|addr| addr.to_string()),
             "serving"
         );
+        if self.config.separation.binder.is_none() {
+            let place = self.config.source.place();
+            tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+                warn_of_trouble(&*self.binder, &place).await;
+            }));
+        }
         tokio::select! {
             () = orders.next() => {}
             ended = &mut call => {
@@ -233,9 +249,7 @@ impl App {
         }
         // The last sessions are told of.
         self.shared.audit.close(LAST_RECORDS).await;
-        if let Some(path) = &self.config.ready_file {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(ready);
         Ok(())
     }
 }
@@ -315,53 +329,4 @@ async fn serve_call(
         .add_service(reflection)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
     Ok((health, serving))
-}
-
-/// Opens the audit log again at each SIGHUP, until `stop`; without a log the
-/// signal does what it always does.
-fn reopen_on_hangup(
-    audit: Audit,
-    stop: CancellationToken,
-) -> std::io::Result<impl Future<Output = ()>> {
-    let mut hangup = match audit.is_on() {
-        true => Some(signal(SignalKind::hangup())?),
-        false => None,
-    };
-    Ok(async move {
-        let reopen = async {
-            while let Some(hangup) = &mut hangup
-                && hangup.recv().await.is_some()
-            {
-                audit.reopen();
-            }
-        };
-        stop.run_until_cancelled(reopen).await;
-    })
-}
-
-/// Removes what a killed shim left, which says what is not so.
-pub(crate) fn clear_ready_file(path: &Path) -> anyhow::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if !meta.is_file() => anyhow::bail!(
-            "--ready-file {}: something that is no file is there: give another path",
-            path.display()
-        ),
-        Ok(_) => {
-            std::fs::remove_file(path).with_context(|| format!("--ready-file {}", path.display()))
-        }
-        // Not there, or found out when it is written.
-        Err(_) => Ok(()),
-    }
-}
-
-/// Written whole or not at all: whoever waits for it may read it at once.
-pub(crate) fn write_ready_file(path: &Path, addresses: &impl Serialize) -> anyhow::Result<()> {
-    let text = serde_json::to_string(addresses)? + "\n";
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    // Never through a link that somebody left there.
-    let _ = std::fs::remove_file(&new);
-    File::create_new(&new)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .and_then(|()| std::fs::rename(&new, path))
-        .with_context(|| format!("--ready-file {}", path.display()))
 }

@@ -15,6 +15,7 @@ pub use record::{Connection, Listener, SessionEnd, Subject};
 
 use crate::config::{AuditArgs, AuditTarget};
 use crate::metrics;
+use crate::sentence::plain;
 use record::{Event, Record};
 use sink::Sink;
 use std::collections::BTreeMap;
@@ -34,12 +35,15 @@ use writer::Writer;
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// Its destination.
-    #[error("--audit-log {place}: {source}")]
+    #[error(
+        "--audit-log {place}: {}: is its directory there, and may this user write it?",
+        plain(error)
+    )]
     Open {
         /// What was named.
         place: String,
         /// What is wrong with it.
-        source: io::Error,
+        error: io::Error,
     },
     /// The system gives no thread or no random bytes.
     #[error("the audit log cannot begin: {0}")]
@@ -112,9 +116,9 @@ impl Audit {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuditError> {
         let place = target.to_string();
-        let sink = sink::open(target).map_err(|source| AuditError::Open {
+        let sink = sink::open(target).map_err(|error| AuditError::Open {
             place: place.clone(),
-            source,
+            error,
         })?;
         Self::start(place, sink, args, clock)
     }
@@ -126,7 +130,7 @@ impl Audit {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuditError> {
         let mut run = [0_u8; 8];
-        getrandom::fill(&mut run).map_err(|error| AuditError::System(error.to_string()))?;
+        getrandom::fill(&mut run).map_err(|error| AuditError::System(plain(&error)))?;
         let run = run.iter().map(|byte| format!("{byte:02x}")).collect();
         let (queue, inbox) = sync_channel(args.audit_queue as usize);
         let trail = Arc::new(Trail {
@@ -144,7 +148,7 @@ impl Audit {
         thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run())
-            .map_err(|error| AuditError::System(error.to_string()))?;
+            .map_err(|error| AuditError::System(plain(&error)))?;
         let audit = Self(Some(Arc::new(Sender {
             queue,
             trail,

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use sternline_api::protocol::DEFAULT_SOCKET;
+use sternline_api::{socket, span};
 
 /// The node side of Sternline: reverse port-forwarding for Kubernetes pods.
 ///
@@ -48,8 +49,8 @@ pub enum Command {
 /// Settings of `sternline-shim serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Config {
-    /// Unix socket of the call; made with mode 0600.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    /// Unix socket of the call, also as unix:///PATH; made with mode 0600.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, value_parser = socket::path)]
     pub socket: PathBuf,
 
     /// Where clients stream: an address with a port (0 for a free one), or unix:PATH. Beyond
@@ -130,19 +131,19 @@ pub struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
     buffer_bytes_per_node: u64,
     /// How long a client may take to reach its target.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(10, 300_000))]
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = duration(10, 300_000))]
     dial_timeout: Duration,
     /// How long a token waits to be redeemed.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration(100, 600_000))]
+    #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = duration(100, 600_000))]
     token_ttl: Duration,
     /// End streams that are silent in both directions for so long; 0s never does.
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration(0, 604_800_000))]
+    #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = duration(0, 604_800_000))]
     idle_timeout: Duration,
     /// Longest hold that a session may ask for.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration(0, 86_400_000))]
+    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = duration(0, 86_400_000))]
     max_hold: Duration,
     /// Time between two PINGs; a peer that misses two is dead.
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration(50, 300_000))]
+    #[arg(long, value_name = "SPAN", default_value = "15s", value_parser = duration(50, 300_000))]
     ping_interval: Duration,
 }
 
@@ -195,31 +196,17 @@ impl FromStr for StreamingAddress {
     }
 }
 
-/// Reads a time such as 500ms, 15s, 10m or 1h, between `min` and `max`
+/// Reads a span such as 500ms, 1m30s or 1h, between `min` and `max`
 /// milliseconds.
 fn duration(min: u64, max: u64) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    let (min, max) = (Duration::from_millis(min), Duration::from_millis(max));
     move |text| {
-        let split = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let scale = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "" if number == "0" => 1,
-            _ => return Err(format!("{text:?} is no time: write 500ms, 15s, 10m or 1h")),
-        };
-        let ms = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(scale))
-            .ok_or_else(|| format!("{text:?} is no time: write 500ms, 15s, 10m or 1h"))?;
-        if !(min..=max).contains(&ms) {
-            return Err(format!("{text} is not between {min}ms and {max}ms"));
+        let span = span::parse(text)?;
+        if !(min..=max).contains(&span) {
+            let (min, max) = (span::exact(min), span::exact(max));
+            return Err(format!("{text} is not between {min} and {max}"));
         }
-        Ok(Duration::from_millis(ms))
+        Ok(span)
     }
 }
 
@@ -279,8 +266,17 @@ mod tests {
         for other in [&["--standalone"][..], &["--allow-runtime-handler", "kata"]] {
             serve(&[&binder[..], other].concat()).expect_err("the binder's");
         }
-        serve(&["--run-as", "7:7"]).expect_err("needs a binder");
-        serve(&["--allow-privileged-serve"]).expect_err("needs a binder");
+        let alone: [&[&str]; 3] = [
+            &[],
+            &["--standalone", "--netns-dir", "/n"],
+            &["--allow-runtime-handler", "kata"],
+        ];
+        for source in alone {
+            for flag in [&["--run-as", "7:7"][..], &["--allow-privileged-serve"]] {
+                let error = serve(&[source, flag].concat()).expect_err("needs a binder");
+                assert_eq!(error.exit_code(), 2, "{source:?} {flag:?}");
+            }
+        }
     }
 
     #[test]
@@ -299,8 +295,28 @@ mod tests {
     }
 
     #[test]
+    fn the_socket_may_be_written_as_runtimes_write_theirs() {
+        for form in ["/run/s.sock", "unix:///run/s.sock"] {
+            let config = serve(&["--socket", form]).expect(form);
+            assert_eq!(config.socket, PathBuf::from("/run/s.sock"));
+            let words = ["sternline-shim", "binder", "--socket", form];
+            let Command::Binder(config) = Cli::try_parse_from(words).expect(form).command else {
+                unreachable!("binder was asked for");
+            };
+            assert_eq!(config.socket, PathBuf::from("/run/s.sock"));
+        }
+        let error = serve(&["--socket", "tcp://127.0.0.1:80"]).expect_err("another scheme");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
     fn times_and_sizes_are_bounded() {
-        assert_eq!(duration(0, 90_000)("90s"), Ok(Duration::from_secs(90)));
+        for text in ["90s", "1m30s", "90000ms"] {
+            let span = duration(0, 90_000)(text);
+            assert_eq!(span, Ok(Duration::from_secs(90)), "{text}");
+        }
+        let error = duration(10, 300_000)("1h").expect_err("too long");
+        assert_eq!(error, "1h is not between 10ms and 5m");
         for bad in ["", "5", "5d", "-1s", "100000000000000000000s", "91s"] {
             assert!(duration(0, 90_000)(bad).is_err(), "{bad}");
         }

@@ -26,6 +26,7 @@ pub mod observe;
 pub mod privileges;
 pub mod registry;
 pub mod sandbox;
+pub mod sentence;
 pub mod service;
 pub mod session;
 pub mod streaming;

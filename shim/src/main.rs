@@ -6,7 +6,7 @@ use sternline_shim::app::App;
 use sternline_shim::binder::process::BinderApp;
 use sternline_shim::config::{BinderConfig, Cli, Command, Config};
 use sternline_shim::drain::Orders;
-use sternline_shim::{privileges, telemetry};
+use sternline_shim::{privileges, sentence, telemetry};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", sentence::whole(&error));
             ExitCode::FAILURE
         }
     }

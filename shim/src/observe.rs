@@ -92,10 +92,14 @@ async fn not_ready(binder: &dyn Binder, shared: &Shared) -> Option<String> {
     }
     let certificate = shared.tls.as_ref();
     let certificate = certificate.and_then(|tls| tls.trouble(SystemTime::now()));
-    match certificate.filter(|trouble| trouble.shut) {
-        Some(trouble) => Some(trouble.sentence),
-        None => status(binder).await.trouble,
+    if let Some(trouble) = certificate.filter(|trouble| trouble.shut) {
+        return Some(trouble.sentence);
     }
+    // With --audit-required every session is refused now.
+    if let Err(refusal) = shared.audit.admit() {
+        return Some(refusal.message);
+    }
+    status(binder).await.trouble
 }
 
 fn ready(registry: &Registry) -> String {
@@ -114,4 +118,68 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, plain);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Audit, Subject};
+    use crate::binder::LocalBinder;
+    use crate::config::{AuditArgs, AuditTarget};
+    use crate::limits::Limits;
+    use crate::sandbox::standalone::StandaloneSource;
+
+    fn binder(dir: &tempfile::TempDir) -> LocalBinder<StandaloneSource> {
+        let (dir, every) = (dir.path().to_owned(), Duration::from_millis(500));
+        LocalBinder::standalone(dir, false, every).expect("a binder")
+    }
+
+    /// A shim whose audit log cannot be written once it has something to record.
+    fn without_room() -> Shared {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("audit");
+        let args = AuditArgs {
+            audit_log: Some(AuditTarget::Path(path.clone())),
+            audit_queue: 16,
+            audit_required: true,
+        };
+        let audit = Audit::open(&args).expect("opened");
+        drop(place);
+        assert!(!path.exists());
+        let session = audit.session(|| Subject::new("s1", &Default::default(), "web", None));
+        session.started(Vec::new(), Duration::ZERO);
+        Shared {
+            audit,
+            ..Shared::new(Limits::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_refuses_for_want_of_its_audit_log_is_not_ready() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let binder = binder(&dir);
+        let shared = without_room();
+        let found = timeout(Duration::from_secs(20), async {
+            loop {
+                match not_ready(&binder, &shared).await {
+                    Some(trouble) => break trouble,
+                    None => sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let trouble = found.await.expect("not ready in the end");
+        assert!(trouble.contains("--audit-required"), "{trouble}");
+    }
+
+    #[tokio::test]
+    async fn switched_off_it_is_ready_and_draining_it_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let binder = binder(&dir);
+        let shared = Shared::new(Limits::default());
+        assert_eq!(not_ready(&binder, &shared).await, None);
+        shared.registry.switch(Some("a file says so".to_owned()));
+        assert_eq!(not_ready(&binder, &shared).await, None);
+        shared.registry.close();
+        assert!(not_ready(&binder, &shared).await.is_some());
+    }
 }

@@ -2,7 +2,6 @@
 
 use crate::binder::{BindRequest, Binder, Bound, Sandbox, SandboxTarget};
 use crate::cache::Pass;
-use crate::limits::millis;
 use crate::metrics;
 use crate::session::{self, Parts, Shared, capped, refuse_wide, since_epoch};
 use std::collections::BTreeMap;
@@ -13,7 +12,7 @@ use sternline_api::protocol::{API_VERSIONS, SESSIONS_PATH, STREAM_PROTOCOLS};
 use sternline_api::v1alpha1::{
     self as pb, reverse_port_forward_service_server::ReversePortForwardService,
 };
-use sternline_api::{Failure, Reason};
+use sternline_api::{Failure, Reason, span};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
@@ -140,17 +139,18 @@ impl Service {
         refuse_wide(&listeners, self.shared.allow_wide_bind)?;
         let options = request.options.unwrap_or_default();
         let max_hold = self.shared.limits.max_hold;
-        if options.hold_ms > millis(max_hold) {
+        let hold = Duration::from_millis(options.hold_ms);
+        if hold > max_hold {
             return Err(invalid(format!(
-                "a hold of {} ms is longer than the {} ms that this node allows (--max-hold): ask for less",
-                options.hold_ms,
-                millis(max_hold)
+                "a hold of {} is longer than the {} that this node allows (--max-hold): ask for less",
+                span::exact(hold),
+                span::exact(max_hold)
             )));
         }
         Ok(Checked {
             target,
             listeners,
-            hold: Duration::from_millis(options.hold_ms),
+            hold,
             labels: checked_labels(options.labels)?,
         })
     }
@@ -164,6 +164,7 @@ impl Service {
             Reason::RuntimeUnavailable.label().to_owned()
         };
         let refusal = self.shared.registry.refusal();
+        let refusal = refusal.or_else(|| self.shared.audit.admit().err());
         let (why, sentence) = refusal.as_ref().map_or(("", ""), |refusal| {
             (refusal.reason.label(), refusal.message.as_str())
         });

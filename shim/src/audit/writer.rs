@@ -4,6 +4,7 @@ use super::record::{Event, Record};
 use super::sink::Sink;
 use super::{Item, Session, Trail};
 use crate::metrics;
+use crate::sentence::plain;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -200,6 +201,7 @@ impl Writer {
     }
 
     fn fail(&mut self, why: &dyn std::fmt::Display) {
+        let why = plain(why);
         if !self.trail.failing.swap(true, AcqRel) {
             metrics::audit_failing(true);
             self.complained = None;

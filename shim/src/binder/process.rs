@@ -1,7 +1,8 @@
 //! `sternline-shim binder`: puts the binder process together.
 
 use super::server::{Endpoint, Guests, Server, ServerLimits};
-use crate::app::{clear_ready_file, write_ready_file};
+use crate::app::{Hangups, Kind, clear_ready_file, warn_of_trouble, write_ready_file};
+use crate::audit::Audit;
 use crate::config::BinderConfig;
 use crate::limits::raise_descriptor_limit;
 use crate::netns::HostNetwork;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Where the binder listens, as told in the ready file.
@@ -35,7 +37,7 @@ impl BinderApp {
         let _ = raise_descriptor_limit();
         HostNetwork::detect()?;
         if let Some(path) = &config.ready_file {
-            clear_ready_file(path)?;
+            clear_ready_file(path, Kind::Binder)?;
         }
         let (listener, endpoint) = Endpoint::bind(&config.socket, config.serve_uid)
             .with_context(|| format!("--socket {}", config.socket.display()))?;
@@ -61,24 +63,32 @@ impl BinderApp {
             own: nix::unistd::Uid::effective().as_raw(),
             serve: config.serve_uid,
         };
+        let hangups = Hangups::begin()?;
         let binder = config.source.local_binder()?;
         let limits = ServerLimits::from(config.limits);
-        let server = Server::new(listener, binder, guests, limits)?;
-        if let Some(path) = &config.ready_file {
+        let server = Server::new(listener, Arc::clone(&binder), guests, limits)?;
+        let ready = config.ready_file.as_deref().map(|path| {
             let socket = config.socket.clone();
-            write_ready_file(path, &Addresses { socket })?;
-        }
+            write_ready_file(path, &Addresses { socket })
+        });
+        let ready = ready.transpose()?;
         tracing::info!(socket = %config.socket.display(), serve_uid = config.serve_uid, "binding for serve");
         let stop = CancellationToken::new();
+        let beside = async move {
+            let place = config.source.place();
+            tokio::join!(
+                warn_of_trouble(&*binder, &place),
+                hangups.answer(Audit::default(), false)
+            );
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(beside));
         let serving = tokio::spawn(server.run(stop.clone()));
         shutdown.await;
         tracing::info!("shutting down");
         stop.cancel();
         serving.await.context("the binder's server failed")?;
         drop(endpoint);
-        if let Some(path) = &config.ready_file {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(ready);
         Ok(())
     }
 }

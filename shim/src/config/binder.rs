@@ -5,6 +5,7 @@ use crate::binder::server::ServerLimits;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use sternline_api::socket;
 
 /// Where the binder listens unless told otherwise. Not beside serve's sockets: in
 /// their directory serve may write, in this one it must not.
@@ -13,8 +14,8 @@ pub const DEFAULT_BINDER_SOCKET: &str = "/run/sternline-binder/binder.sock";
 /// Settings of `sternline-shim binder`.
 #[derive(Clone, Debug, Args)]
 pub struct BinderConfig {
-    /// Unix socket for serve; made with mode 0600, for the user of --serve-uid.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_BINDER_SOCKET)]
+    /// Unix socket for serve, also as unix:///PATH; made with mode 0600, for the user of --serve-uid.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BINDER_SOCKET, value_parser = socket::path)]
     pub socket: PathBuf,
 
     /// User that serve runs as: the only one besides the binder's own that is let in.
@@ -63,20 +64,24 @@ impl From<BinderLimitArgs> for ServerLimits {
     }
 }
 
+/// Flags of serve that a binder has itself. What needs a binder conflicts with them
+/// too: an argument that is required is not missed where it could not be given.
+const OF_THE_BINDER: [&str; 3] = ["standalone", "netns_dir", "allow_runtime_handler"];
+
 /// How serve uses a binder process, and what it gives up then.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Binder process")]
 pub struct SeparationArgs {
     /// Bind through the binder process at this socket, and run without privileges.
-    #[arg(long, value_name = "unix:PATH", conflicts_with_all = ["standalone", "netns_dir", "allow_runtime_handler"])]
+    #[arg(long, value_name = "unix:PATH", conflicts_with_all = OF_THE_BINDER)]
     pub binder: Option<BinderAddress>,
 
     /// Started as root: become this user before anything else is done. Only with --binder.
-    #[arg(long, value_name = "UID:GID", requires = "binder")]
+    #[arg(long, value_name = "UID:GID", requires = "binder", conflicts_with_all = OF_THE_BINDER)]
     pub run_as: Option<User>,
 
     /// Serve even if this process could enter network namespaces itself. Only with --binder.
-    #[arg(long, requires = "binder")]
+    #[arg(long, requires = "binder", conflicts_with_all = OF_THE_BINDER)]
     pub allow_privileged_serve: bool,
 
     /// What the process gave up, in words, once it did.

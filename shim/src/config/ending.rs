@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct EndingArgs {
     /// How long open streams may take to finish after SIGTERM or SIGINT; 0s ends them at once. A
     /// second signal does too.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(0, 3_600_000))]
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = duration(0, 3_600_000))]
     pub drain_timeout: Duration,
 
     /// The feature is off while this file says `off`, and on while it says `on` or is not there;

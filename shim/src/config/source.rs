@@ -43,11 +43,20 @@ pub struct SourceArgs {
     pub allow_wide_bind: bool,
 
     /// How often sandboxes with sessions are looked at.
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration(10, 500))]
+    #[arg(long, value_name = "SPAN", default_value = "500ms", value_parser = duration(10, 500))]
     pub poll_interval: Duration,
 }
 
 impl SourceArgs {
+    /// Where sandboxes come from: the flag that names it, and its value.
+    #[must_use]
+    pub fn place(&self) -> String {
+        if self.standalone {
+            return format!("--netns-dir {}", self.netns_dir.display());
+        }
+        format!("--runtime-endpoint {}", self.runtime_endpoint)
+    }
+
     /// A binder in this process. To be called inside a tokio runtime.
     ///
     /// # Errors

@@ -32,11 +32,11 @@ pub struct TlsArgs {
     pub streaming_host: Option<Host>,
 
     /// How often the files of TLS are looked at; SIGHUP looks at once.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration(50, 3_600_000))]
+    #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = duration(50, 3_600_000))]
     pub streaming_tls_reload_interval: Duration,
 
     /// How long a client may take for its TLS handshake.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(50, 300_000))]
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = duration(50, 300_000))]
     pub streaming_tls_handshake_timeout: Duration,
 }
 

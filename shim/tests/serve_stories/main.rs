@@ -8,6 +8,7 @@ mod ending;
 mod holders;
 mod limits;
 mod listeners;
+mod program;
 mod streaming;
 mod support;
 mod switching;

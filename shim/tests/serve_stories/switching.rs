@@ -22,6 +22,27 @@ async fn feature(node: &Node) -> pb::Feature {
     feature
 }
 
+/// As `/readyz` does, which is 503 then.
+#[tokio::test]
+async fn a_node_that_cannot_record_what_it_must_says_that_it_is_not_ready() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit").display().to_string();
+    let node = Node::start(&["--audit-log", &path, "--audit-required"]).await;
+    drop(dir);
+    // Recorded nowhere, which is found out.
+    let _first = node.open(request(&[free()])).await;
+    eventually("the condition", async || {
+        let status = within("Status", node.call.clone().status(pb::StatusRequest {})).await;
+        let status = status.expect("an answer").into_inner();
+        let mut conditions = status.conditions.into_iter();
+        let ready = conditions.find(|c| c.r#type == "Ready").expect("one");
+        !ready.status && ready.reason == "audit_unavailable"
+    })
+    .await;
+    let (_, word, _) = node.refused(request(&[free()])).await;
+    assert_eq!(word, "audit_unavailable");
+}
+
 #[tokio::test]
 async fn switched_off_every_session_ends_and_switched_on_they_come_again() {
     let (_dir, path) = switch("on\n");

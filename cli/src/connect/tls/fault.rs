@@ -131,8 +131,12 @@ fn names(presented: &[String]) -> String {
     let names: Vec<&str> = presented
         .iter()
         .take(SHOWN)
-        // As the library writes them: DnsName("a.example").
-        .map(|name| name.split('"').nth(1).unwrap_or(name))
+        // As the library writes them: DnsName("a.example"), IpAddress(10.0.0.1).
+        .map(|name| {
+            let address = name.strip_prefix("IpAddress(");
+            let address = address.and_then(|rest| rest.strip_suffix(')'));
+            address.unwrap_or_else(|| name.split('"').nth(1).unwrap_or(name))
+        })
         .collect();
     let more = if presented.len() > SHOWN { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))
@@ -220,6 +224,13 @@ mod tests {
                     presented: vec!["DnsName(\"node-2\")".to_owned()],
                 },
                 ["not for node-1 but for node-2", "--tls-server-name"],
+            ),
+            (
+                CertificateError::NotValidForNameContext {
+                    expected: ServerName::try_from("node-1").expect("a name"),
+                    presented: vec!["IpAddress(127.0.0.1)".to_owned()],
+                },
+                ["not for node-1 but for 127.0.0.1:", "--tls-server-name"],
             ),
         ] {
             let fault = fault(false, Error::InvalidCertificate(why));

@@ -84,6 +84,27 @@ pub fn age(span: Duration) -> String {
     }
 }
 
+/// A span as a flag takes it, to the millisecond: `1h30m`, `500ms`, `0s`.
+#[must_use]
+pub fn exact(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let parts = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (u64::from(span.subsec_millis()), "ms"),
+    ];
+    let said: String = parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    if said.is_empty() {
+        return "0s".to_owned();
+    }
+    said
+}
+
 /// A short span for a sentence: `850ms`, `1.2s`, `30s`, `5m30s`.
 #[must_use]
 pub fn short(span: Duration) -> String {
@@ -153,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn exact_spans_have_the_units_that_they_need() {
+        for (millis, text) in [
+            (0, "0s"),
+            (500, "500ms"),
+            (90_000, "1m30s"),
+            (3_600_000, "1h"),
+            (7_200_000, "2h"),
+        ] {
+            assert_eq!(exact(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
     fn short_spans_keep_what_matters() {
         assert_eq!(short(Duration::from_millis(850)), "850ms");
         assert_eq!(short(Duration::from_millis(1234)), "1.2s");
@@ -164,6 +198,12 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".{0,20}") {
             let _ = parse(&text);
+        }
+
+        #[test]
+        fn what_is_written_exactly_is_read_as_it_was(millis in 0_u64..604_800_000) {
+            let span = Duration::from_millis(millis);
+            prop_assert_eq!(parse(&exact(span)), Ok(span));
         }
 
         #[test]
