@@ -8,3 +8,4 @@ mod monitoring;
 mod operations;
 mod protocol;
 mod requirements;
+mod units;

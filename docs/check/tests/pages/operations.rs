@@ -72,6 +72,60 @@ fn every_flag_of_the_command_line_is_listed() {
     }
 }
 
+/// Flags of both programs that take a span of time, by their type.
+#[test]
+fn a_span_of_time_has_one_name_in_every_help() {
+    let (mut cli, mut shim) = (
+        sternline_cli::args::Cli::command(),
+        sternline_shim::config::Cli::command(),
+    );
+    cli.build();
+    shim.build();
+    let mut seen = 0;
+    for command in cli.get_subcommands().chain(shim.get_subcommands()) {
+        for flag in command.get_arguments() {
+            if flag.get_value_parser().type_id() != std::any::TypeId::of::<Duration>() {
+                continue;
+            }
+            let names = flag.get_value_names().unwrap_or_default();
+            assert_eq!(names, ["SPAN"], "{} {flag}", command.get_name());
+            seen += 1;
+        }
+    }
+    assert!(seen > 8, "only {seen} flags");
+}
+
+#[test]
+fn the_ends_of_connections_are_those_of_the_command_line() {
+    let page = read(PAGE);
+    let table = section(&page, "## The command line");
+    let table = table
+        .split("| `end` of `closed` |")
+        .nth(1)
+        .expect("a table");
+    let table = table.split("\n\n").next().unwrap_or(table);
+    let listed: BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("| `")?.split('`').next())
+        .map(str::to_owned)
+        .collect();
+    let source = read("cli/src/forward/connection.rs");
+    let (_, labels) = source.split_once("fn end_label").expect("the words");
+    let reasons = labels.split("Reason::").skip(1).map(|rest| {
+        let name: String = rest
+            .chars()
+            .take_while(char::is_ascii_alphanumeric)
+            .collect();
+        let reason = Reason::ALL.iter().find(|r| format!("{r:?}") == name);
+        reason
+            .unwrap_or_else(|| panic!("no {name}"))
+            .label()
+            .to_owned()
+    });
+    let real: BTreeSet<String> = reasons.chain(["clean".to_owned()]).collect();
+    assert_eq!(listed, real);
+}
+
 fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Counter => "counter",
