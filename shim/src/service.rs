@@ -3,6 +3,7 @@
 use crate::binder::{BindRequest, Binder, Bound, Sandbox, SandboxTarget};
 use crate::cache::Pass;
 use crate::metrics;
+use crate::sentence::plain;
 use crate::session::{self, Parts, Shared, capped, refuse_wide, since_epoch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -295,7 +296,7 @@ fn answered<T>(call: &'static str, answer: Result<T, Failure>) -> Result<Respons
             Ok(Response::new(answer))
         }
         Err(mut failure) => {
-            failure.message = capped(failure.message);
+            failure.message = capped(plain(&failure.message));
             tracing::info!(call, reason = %failure.reason, message = %failure, "refused");
             metrics::called(call, failure.reason.grpc());
             metrics::failed(failure.reason);

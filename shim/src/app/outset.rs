@@ -1,13 +1,15 @@
 //! What is said at the start of what will not work.
 
 use crate::binder::Binder;
+use crate::sentence::plain;
 
 /// Says in the log if sandboxes cannot be reached now, at `place`: the flag that
 /// names it and its value. Nothing waits for it: what is not there yet may come.
 pub(crate) async fn warn_of_trouble(binder: &dyn Binder, place: &str) {
     if let Some(trouble) = binder.status().await.trouble {
+        let trouble = plain(&trouble);
         tracing::warn!(
-            "{place} is of no use yet: {trouble}: every forward is refused until it is, which needs no restart"
+            "{place}: sandboxes are out of reach now, and forwards are refused until they are not, without a restart: {trouble}"
         );
     }
 }
@@ -60,7 +62,13 @@ mod tests {
         let said = said_of(&missing).await;
         assert_eq!(said.lines().count(), 1, "{said}");
         let place = format!("--netns-dir {}", missing.display());
-        for part in [" WARN ", &place, "does not exist", "refused", "no restart"] {
+        for part in [
+            " WARN ",
+            &place,
+            "does not exist",
+            "refused",
+            "without a restart",
+        ] {
             assert!(said.contains(part), "{part:?} is not in {said}");
         }
     }

@@ -4,6 +4,7 @@ use super::holder::name_session;
 use crate::binder::{BindRequest, Binder, BinderStatus, Bound, SandboxTarget};
 use crate::metrics::{self, Operation};
 use crate::registry::Registry;
+use crate::sentence::plain;
 use std::time::Duration;
 use sternline_api::listen::Listen;
 use sternline_api::{Failure, Reason};
@@ -54,7 +55,8 @@ async fn bind_in_time(binder: &dyn Binder, request: BindRequest) -> Result<Bound
 /// Asks the binder how the source of sandboxes is, and counts when it is not
 /// well.
 pub async fn status(binder: &dyn Binder) -> BinderStatus {
-    let status = binder.status().await;
+    let mut status = binder.status().await;
+    status.trouble = status.trouble.map(|trouble| plain(&trouble));
     if status.trouble.is_some() {
         metrics::runtime_failed(Operation::Status);
     }

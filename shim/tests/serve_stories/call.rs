@@ -241,7 +241,7 @@ async fn status_and_version_tell_what_holds() {
             .all(|c| c.status && c.message.is_empty())
     );
 
-    node.binder.break_runtime("it does not answer");
+    node.binder.break_runtime("it does not answer (os error 2)");
     let told = status(&node).await;
     let reachable = told
         .conditions
