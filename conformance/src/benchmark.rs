@@ -23,7 +23,7 @@ pub(crate) async fn run(subject: &Subject, patience: Duration) -> Result<String,
     context.clean(measured.is_ok()).await;
     measured.map_err(|verdict| match verdict {
         Verdict::Failed { expected, seen } => format!("expected {expected}; seen: {seen}"),
-        Verdict::Skipped(why) | Verdict::Broken(why) => why,
+        Verdict::Skipped(why) | Verdict::Broken(why) | Verdict::Environment(why) => why,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The command line: flags, progress, files, exit code.
 
 mod arguments;
+mod files;
 
 use crate::{
     benchmark, endpoint,
@@ -13,8 +14,8 @@ use crate::{
 pub(crate) use arguments::Cli;
 use arguments::configure;
 use clap::Parser as _;
+use files::Files;
 use std::{
-    fs,
     io::{self, IsTerminal as _, Write},
     path::PathBuf,
     process::ExitCode,
@@ -72,10 +73,10 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
         focus: cli.focus.clone(),
         skip: cli.skip.clone(),
         label: cli.label.clone(),
-        parallel: cli.parallel,
+        parallel: cli.parallel.get(),
         seed,
-        timeout: Duration::from_secs(cli.timeout),
-        patience: Duration::from_millis(cli.patience),
+        timeout: Duration::from_secs(cli.timeout.get()),
+        patience: Duration::from_millis(cli.patience.get()),
         flake_attempts: cli.flake_attempts,
         commands: Commands {
             restart: cli.restart_command.clone(),
@@ -96,10 +97,19 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
     };
     options.endpoint = endpoint::socket(endpoint).map_err(|message| (USAGE, message))?;
     options.sandboxes = sandboxes(&cli)?;
+    let files = match &cli.report_dir {
+        Some(dir) => Some(Files::prepare(dir, &cli.report_prefix)?),
+        None => None,
+    };
     let chosen = chosen.len();
     let fixture = Fixture::begin(&options.sandboxes, &options.run_dir);
     let fixture = fixture.map_err(|message| (ENVIRONMENT, message))?;
-    let code = work(&cli, &options, &fixture, chosen, out).await;
+    let job = Job {
+        benchmark: cli.benchmark,
+        files,
+        chosen,
+    };
+    let code = work(&job, &options, &fixture, out).await;
     // A second signal ends the program where it stands.
     let closed = tokio::select! {
         closed = fixture.close() => closed,
@@ -111,6 +121,16 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
         (Ok(code), Err(left)) => Err((code, left)),
         (Err((code, why)), Err(left)) => Err((code, format!("{why}; {left}"))),
     }
+}
+
+/// What is to be done.
+struct Job {
+    /// Measure instead of judging.
+    benchmark: bool,
+    /// Where the report goes.
+    files: Option<Files>,
+    /// How many specs were chosen.
+    chosen: usize,
 }
 
 /// Waits for a signal to end; answers the exit code.
@@ -168,10 +188,9 @@ fn sandboxes(cli: &Cli) -> Result<Sandboxes, (u8, String)> {
 /// Does what is asked for; a feature that a spec left switched off is switched on
 /// again, also when that spec is interrupted.
 async fn work(
-    cli: &Cli,
+    job: &Job,
     options: &Options,
     fixture: &Arc<Fixture>,
-    chosen: usize,
     out: &mut (impl Write + Send),
 ) -> Code {
     let subject = tokio::select! {
@@ -179,9 +198,12 @@ async fn work(
         code = interrupted() => return Err((code, "interrupted".into())),
     };
     let subject = subject.map_err(|message| (ENVIRONMENT, message))?;
-    let code = tokio::select! {
-        code = judge(cli, options, &subject, chosen, out) => code,
-        code = interrupted() => Err((code, "interrupted".into())),
+    let code = match job.benchmark {
+        true => tokio::select! {
+            code = measure(options, &subject, out) => code,
+            code = interrupted() => Err((code, "interrupted".into())),
+        },
+        false => judge(job, options, &subject, out).await,
     };
     match subject.operator.restore().await {
         Ok(()) => code,
@@ -193,64 +215,95 @@ async fn work(
     }
 }
 
+fn io_error(error: &io::Error) -> (u8, String) {
+    (ENVIRONMENT, error.to_string())
+}
+
+async fn measure(options: &Options, subject: &Subject, out: &mut impl Write) -> Code {
+    let text = benchmark::run(subject, options.patience).await;
+    let text = text.map_err(|message| (ENVIRONMENT, message))?;
+    out.write_all(text.as_bytes())
+        .map_err(|error| io_error(&error))?;
+    Ok(0)
+}
+
+/// Judges until the end or a signal, and tells what became of every spec in either
+/// case.
 async fn judge(
-    cli: &Cli,
+    job: &Job,
     options: &Options,
     subject: &Subject,
-    chosen: usize,
     out: &mut (impl Write + Send),
 ) -> Code {
-    let io_error = |error: io::Error| (ENVIRONMENT, error.to_string());
-    if cli.benchmark {
-        let text = benchmark::run(subject, options.patience).await;
-        let text = text.map_err(|message| (ENVIRONMENT, message))?;
-        out.write_all(text.as_bytes()).map_err(io_error)?;
-        return Ok(0);
-    }
     let paint = Paint(io::stdout().is_terminal());
-    writeln!(out, "seed {}", options.seed).map_err(io_error)?;
-    let mut done = 0;
-    let report = runner::run(options, subject, |one| {
+    writeln!(out, "seed {}", options.seed).map_err(|error| io_error(&error))?;
+    let (mut done, chosen) = (0, job.chosen);
+    let progress = |one: &Judged| {
         done += 1;
         // A closed pipe must not end the judging.
         let _ = writeln!(out, "{}", line(one, done, chosen, &paint));
         let _ = out.flush();
-    })
-    .await;
-    finish(cli, &report, &paint, out).map_err(io_error)
+    };
+    let mut signalled = None;
+    let stop = async { signalled = Some(interrupted().await) };
+    let report = runner::run(options, subject, progress, stop).await;
+    let written = match &job.files {
+        Some(files) => files.write(&report),
+        None => Ok(()),
+    };
+    let told = tell(&report, &paint, out).map_err(|error| io_error(&error));
+    if let Some(code) = signalled {
+        let left = written.err().map(|(_, why)| format!("; {why}"));
+        return Err((code, format!("interrupted{}", left.unwrap_or_default())));
+    }
+    written.and(told)?;
+    if let Some((id, why)) = report.unjudged().next() {
+        return Err((ENVIRONMENT, format!("{id} could not be judged: {why}")));
+    }
+    Ok(u8::from(report.failures().next().is_some()))
 }
 
-fn finish(cli: &Cli, report: &Report, paint: &Paint, out: &mut impl Write) -> io::Result<u8> {
+/// Why specs failed, and the sum of it all.
+fn tell(report: &Report, paint: &Paint, out: &mut impl Write) -> io::Result<()> {
     for one in report.judged.iter().filter(|one| one.has_failed()) {
         writeln!(out, "\n{}\n{}", paint.red(one.id), one.story())?;
-    }
-    if let Some(dir) = &cli.report_dir {
-        fs::create_dir_all(dir)?;
-        let prefix = &cli.report_prefix;
-        fs::write(dir.join(format!("{prefix}junit.xml")), report.junit())?;
-        fs::write(
-            dir.join(format!("{prefix}report.json")),
-            format!("{:#}\n", report.json()),
-        )?;
     }
     let failures = report.failures().count();
     writeln!(
         out,
-        "{}: {} passed, {} failed ({failures} required), {} skipped in {:.1} s",
+        "{}: {} passed{}, {} failed ({failures} required), {} skipped{} in {:.1} s{}",
         report.subject,
         report.count("passed"),
+        some(" (", report.flaky(), " only at a later attempt)"),
         report.count("failed"),
         report.count("skipped"),
-        report.took.as_secs_f64()
-    )?;
-    Ok(u8::from(failures > 0))
+        some(", ", report.count("error"), " not judged"),
+        report.took.as_secs_f64(),
+        match report.cut_short {
+            Some(why) => format!(", cut short: {why}"),
+            None => String::new(),
+        }
+    )
+}
+
+/// A number with what stands around it; nothing for none.
+fn some(before: &str, number: usize, after: &str) -> String {
+    match number {
+        0 => String::new(),
+        number => format!("{before}{number}{after}"),
+    }
 }
 
 fn line(one: &Judged, done: usize, of: usize, paint: &Paint) -> String {
     let (word, more) = match &one.outcome {
+        Outcome::Passed if one.attempts > 1 => {
+            let attempt = format!(": passed at attempt {}", one.attempts);
+            (paint.yellow("ok  "), attempt)
+        }
         Outcome::Passed => (paint.green("ok  "), String::new()),
         Outcome::Skipped(why) => (paint.yellow("skip"), format!(": {why}")),
         Outcome::Failed { seen, .. } => (paint.red("FAIL"), format!(": {seen}")),
+        Outcome::Environment(why) => (paint.red("ERR "), format!(": {why}")),
     };
     let seconds = one.took.as_secs_f64();
     format!("[{done}/{of}] {word} {} ({seconds:.1} s){more}", one.id)
@@ -290,5 +343,46 @@ impl Paint {
     }
     fn red(&self, text: &str) -> String {
         self.with(31, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(attempts: u32) -> Judged {
+        Judged {
+            id: "theme.name",
+            theme: "theme",
+            required: true,
+            section: "1",
+            text: "A requirement.",
+            took: Duration::ZERO,
+            attempts,
+            steps: Vec::new(),
+            outcome: Outcome::Passed,
+        }
+    }
+
+    #[test]
+    fn a_later_attempt_and_a_cut_are_told() {
+        let paint = Paint(false);
+        assert!(!line(&passed(1), 1, 2, &paint).contains("attempt"));
+        let said = line(&passed(3), 2, 2, &paint);
+        assert!(said.ends_with("(0.0 s): passed at attempt 3"), "{said}");
+        let report = Report {
+            subject: "x 1".into(),
+            runtime: String::new(),
+            seed: 1,
+            took: Duration::ZERO,
+            judged: vec![passed(1), passed(2)],
+            cut_short: Some("the run was interrupted"),
+        };
+        let mut out = Vec::new();
+        tell(&report, &paint, &mut out).expect("memory");
+        let said = String::from_utf8(out).expect("text");
+        for part in ["2 passed (1 only at a later attempt)", "cut short: the run"] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 }

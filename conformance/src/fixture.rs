@@ -93,7 +93,11 @@ impl Fixture {
                 Ok(())
             }
             Err(Verdict::Broken(why)) => Err(format!("no sandbox can be made: {why}")),
-            Err(Verdict::Skipped(why) | Verdict::Failed { seen: why, .. }) => Err(why),
+            Err(
+                Verdict::Skipped(why)
+                | Verdict::Environment(why)
+                | Verdict::Failed { seen: why, .. },
+            ) => Err(why),
         }
     }
 

@@ -15,6 +15,7 @@ mod endpoint;
 mod fixture;
 mod image;
 mod operator;
+mod preflight;
 mod probe;
 mod registry;
 mod report;

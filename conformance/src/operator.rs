@@ -23,6 +23,17 @@ pub(crate) enum Act {
     On,
 }
 
+impl Act {
+    /// The flag that says how it is done.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Restart => "--restart-command",
+            Self::Off => "--off-command",
+            Self::On => "--on-command",
+        }
+    }
+}
+
 /// Lines for `sh -c`; none: the specs that need one do not apply.
 #[derive(Clone, Debug, Default)]
 pub struct Commands {
@@ -60,10 +71,10 @@ impl Operator {
 
     /// Skips the spec where nobody said how this is done.
     pub(crate) fn can(&self, act: Act) -> Step<Ready<'_>> {
-        let (line, flag) = match act {
-            Act::Restart => (&self.commands.restart, "--restart-command"),
-            Act::Off => (&self.commands.off, "--off-command"),
-            Act::On => (&self.commands.on, "--on-command"),
+        let line = match act {
+            Act::Restart => &self.commands.restart,
+            Act::Off => &self.commands.off,
+            Act::On => &self.commands.on,
         };
         // Who cannot switch it on again shall not switch it off.
         if act == Act::Off {
@@ -75,7 +86,10 @@ impl Operator {
                 act,
                 line,
             }),
-            None => skip(format!("without {flag} the suite does not know how")),
+            None => {
+                let flag = act.flag();
+                skip(format!("without {flag} the suite does not know how"))
+            }
         }
     }
 
@@ -94,7 +108,8 @@ impl Operator {
 }
 
 impl Ready<'_> {
-    /// Runs the command to its end.
+    /// Runs the command to its end. One that fails is not the implementation's
+    /// failure.
     pub(crate) async fn run(&self) -> Step {
         if self.act == Act::Off {
             self.operator.off.store(true, Ordering::Relaxed);
@@ -107,7 +122,11 @@ impl Ready<'_> {
             .kill_on_drop(true)
             .status();
         let line = self.line;
-        let broken = |why: String| Err(Verdict::Broken(format!("{line:?}: {why}")));
+        let flag = self.act.flag();
+        let broken = |why: String| {
+            let why = format!("{flag} {line:?} failed: {why}");
+            Err(Verdict::Environment(why))
+        };
         let status = match tokio::time::timeout(LONGEST, status).await {
             Ok(Ok(status)) => status,
             Ok(Err(error)) => return broken(error.to_string()),
@@ -168,9 +187,10 @@ mod tests {
     async fn a_command_that_fails_is_told_with_its_code() {
         let operator = operator(Some("exit 3"));
         let failed = operator.can(Act::On).expect("it can").run().await;
-        let Err(Verdict::Broken(why)) = failed else {
+        let Err(Verdict::Environment(why)) = failed else {
             panic!("{failed:?}");
         };
         assert!(why.contains("exit status: 3"), "{why}");
+        assert!(why.contains("--on-command \"exit 3\""), "{why}");
     }
 }

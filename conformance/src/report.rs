@@ -18,6 +18,8 @@ pub enum Outcome {
         /// What happened instead.
         seen: String,
     },
+    /// What the suite was given to work with failed; why.
+    Environment(String),
 }
 
 impl From<Step> for Outcome {
@@ -30,6 +32,7 @@ impl From<Step> for Outcome {
                 expected: "the suite can do its part".into(),
                 seen: why,
             },
+            Err(Verdict::Environment(why)) => Self::Environment(why),
         }
     }
 }
@@ -75,6 +78,7 @@ impl Judged {
             Outcome::Passed => "passed",
             Outcome::Skipped(_) => "skipped",
             Outcome::Failed { .. } => "failed",
+            Outcome::Environment(_) => "error",
         }
     }
 
@@ -107,6 +111,8 @@ pub struct Report {
     pub took: Duration,
     /// Every spec that was chosen, by name.
     pub judged: Vec<Judged>,
+    /// Why the run did not come to its end; specs that had not ended are skipped.
+    pub cut_short: Option<&'static str>,
 }
 
 impl Report {
@@ -117,8 +123,30 @@ impl Report {
             .filter(|one| one.required && one.has_failed())
     }
 
+    /// Specs that could not be judged, each with its reason.
+    pub fn unjudged(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.judged.iter().filter_map(|one| match &one.outcome {
+            Outcome::Environment(why) => Some((one.id, why.as_str())),
+            _ => None,
+        })
+    }
+
+    /// Specs that passed, but not at the first attempt.
+    pub(crate) fn flaky(&self) -> usize {
+        let again = |one: &&Judged| one.has_passed() && one.attempts > 1;
+        self.judged.iter().filter(again).count()
+    }
+
     pub(crate) fn count(&self, word: &str) -> usize {
         self.judged.iter().filter(|one| one.word() == word).count()
+    }
+
+    /// Whether every required spec that applies passed, in a run that came to its
+    /// end.
+    fn conforms(&self) -> bool {
+        self.cut_short.is_none()
+            && self.failures().next().is_none()
+            && self.unjudged().next().is_none()
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -128,7 +156,7 @@ impl Report {
             .map(|one| {
                 let (expected, seen) = match &one.outcome {
                     Outcome::Failed { expected, seen } => (Some(expected), Some(seen)),
-                    Outcome::Skipped(why) => (None, Some(why)),
+                    Outcome::Skipped(why) | Outcome::Environment(why) => (None, Some(why)),
                     Outcome::Passed => (None, None),
                 };
                 json!({
@@ -140,21 +168,25 @@ impl Report {
             .collect();
         json!({
             "subject": self.subject, "runtime": self.runtime, "seed": self.seed,
-            "seconds": self.took.as_secs_f64(), "conforms": self.failures().next().is_none(),
-            "specs": specs,
+            "seconds": self.took.as_secs_f64(), "conforms": self.conforms(),
+            "cut_short": self.cut_short, "specs": specs,
         })
     }
 
     /// JUnit XML, one test suite.
     pub(crate) fn junit(&self) -> String {
         let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-        let _ = writeln!(
-            xml,
-            "<testsuites><testsuite name=\"sternline-conformance\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" errors=\"0\" time=\"{:.3}\">",
+        let totals = format!(
+            "tests=\"{}\" failures=\"{}\" skipped=\"{}\" errors=\"{}\" time=\"{:.3}\"",
             self.judged.len(),
             self.count("failed"),
             self.count("skipped"),
+            self.count("error"),
             self.took.as_secs_f64()
+        );
+        let _ = writeln!(
+            xml,
+            "<testsuites {totals}><testsuite name=\"sternline-conformance\" {totals}>"
         );
         for one in &self.judged {
             let _ = write!(
@@ -169,6 +201,9 @@ impl Report {
                 Outcome::Passed => {}
                 Outcome::Skipped(why) => {
                     let _ = write!(xml, "<skipped message=\"{}\"/>", escape(why));
+                }
+                Outcome::Environment(why) => {
+                    let _ = write!(xml, "<error message=\"{}\"/>", escape(why));
                 }
                 Outcome::Failed { seen, .. } => {
                     let (message, story) = (escape(seen), escape(&one.story()));
@@ -224,6 +259,7 @@ mod tests {
             seed: 1,
             took: Duration::from_secs(2),
             judged: vec![one],
+            cut_short: None,
         }
     }
 
@@ -249,6 +285,26 @@ mod tests {
         let xml = report().junit();
         assert!(xml.contains("&quot;b&quot; &amp; [31m"), "{xml}");
         assert!(xml.contains("did &lt;this&gt;"), "{xml}");
-        assert!(xml.contains("failures=\"1\""), "{xml}");
+        let totals = "tests=\"1\" failures=\"1\" skipped=\"0\" errors=\"0\" time=\"2.000\"";
+        assert!(xml.contains(&format!("<testsuites {totals}>")), "{xml}");
+        assert_eq!(xml.matches(totals).count(), 2, "{xml}");
+    }
+
+    #[test]
+    fn only_a_whole_run_without_failures_conforms() {
+        let mut report = report();
+        report.judged[0].outcome = Outcome::Passed;
+        assert_eq!(report.json()["conforms"], true);
+        report.cut_short = Some("interrupted");
+        assert_eq!(report.json()["conforms"], false);
+        report.cut_short = None;
+        report.judged[0].outcome = Outcome::Environment("no <shell>".into());
+        assert_eq!(report.json()["conforms"], false);
+        assert_eq!(report.failures().count(), 0);
+        let xml = report.junit();
+        assert!(
+            xml.contains("<error message=\"no &lt;shell&gt;\"/>"),
+            "{xml}"
+        );
     }
 }

@@ -4,13 +4,14 @@ use crate::{
     context::{Context, describe},
     fixture::{Fixture, Sandboxes},
     operator::{Commands, Operator},
-    report::{Judged, Report},
+    preflight,
+    report::{Judged, Outcome, Report},
     spec::{Level, Spec},
     specs,
     verdict::{Step, Verdict},
 };
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -92,8 +93,8 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Reaches the implementation and makes one sandbox. The error says why the
-    /// environment cannot be used.
+    /// Reaches the implementation, makes one sandbox and one call for it. The
+    /// error says why the environment cannot be used.
     pub(crate) async fn reach(options: &Options, fixture: &Arc<Fixture>) -> Result<Self, String> {
         let name = options.endpoint.display();
         let unreachable = |why: String| format!("nothing answers the call on {name}: {why}");
@@ -110,14 +111,16 @@ impl Subject {
         let status = client.status(pb::StatusRequest {}).await;
         let status = status.map_err(|status| unreachable(describe(&status)))?;
         fixture.prepare().await?;
-        Ok(Self {
+        let subject = Self {
             client,
             version: version.into_inner(),
             status: status.into_inner(),
             fixture: Arc::clone(fixture),
             channel,
             operator: Arc::new(Operator::new(&options.commands)),
-        })
+        };
+        preflight::check(&subject, options).await?;
+        Ok(subject)
     }
 
     pub(crate) fn context(&self, patience: Duration) -> Context {
@@ -153,24 +156,28 @@ pub async fn judge(
 ) -> Result<Report, String> {
     let fixture = Fixture::begin(&options.sandboxes, &options.run_dir)?;
     let judged = match Subject::reach(options, &fixture).await {
-        Ok(subject) => Ok(run(options, &subject, progress).await),
+        Ok(subject) => Ok(run(options, &subject, progress, std::future::pending()).await),
         Err(why) => Err(why),
     };
     let closed = fixture.close().await;
     judged.and_then(|report| closed.map(|()| report))
 }
 
+/// The same with a subject that was reached. It is cut short when `stop` comes,
+/// and when the environment fails: what follows would say nothing.
 pub(crate) async fn run(
     options: &Options,
     subject: &Subject,
     mut progress: impl FnMut(&Judged) + Send,
+    stop: impl Future<Output = ()>,
 ) -> Report {
     let begun = Instant::now();
-    let (serial, parallel): (VecDeque<_>, VecDeque<_>) = options
-        .chosen()
-        .into_iter()
-        .partition(|spec| spec.is_serial());
-    let mut judged = Vec::new();
+    let chosen = options.chosen();
+    let (serial, parallel): (VecDeque<_>, VecDeque<_>) =
+        chosen.iter().copied().partition(|spec| spec.is_serial());
+    let mut judged: Vec<Judged> = Vec::new();
+    let mut cut_short = None;
+    let mut stop = std::pin::pin!(stop);
     for (queue, workers) in [(parallel, options.parallel.max(1)), (serial, 1)] {
         let queue = Arc::new(Mutex::new(queue));
         let (tell, mut told) = mpsc::channel(16);
@@ -197,9 +204,26 @@ pub(crate) async fn run(
             });
         }
         drop(tell);
-        while let Some(one) = told.recv().await {
-            progress(&one);
-            judged.push(one);
+        while cut_short.is_none() {
+            tokio::select! {
+                biased;
+                () = &mut stop => cut_short = Some("the run was interrupted"),
+                one = told.recv() => {
+                    let Some(one) = one else { break };
+                    progress(&one);
+                    if matches!(one.outcome, Outcome::Environment(_)) {
+                        cut_short = Some("the environment failed before this spec had ended");
+                    }
+                    judged.push(one);
+                }
+            }
+        }
+        if let Some(why) = cut_short {
+            tasks.shutdown().await;
+            let ended: HashSet<_> = judged.iter().map(|one| one.id).collect();
+            let rest = chosen.iter().filter(|spec| !ended.contains(spec.id));
+            judged.extend(rest.map(|spec| unended(spec, why)));
+            break;
         }
     }
     judged.sort_by_key(|one| one.id);
@@ -209,6 +233,22 @@ pub(crate) async fn run(
         seed: options.seed,
         took: begun.elapsed(),
         judged,
+        cut_short,
+    }
+}
+
+/// A spec that the end of the run did not wait for.
+fn unended(spec: &Spec, why: &str) -> Judged {
+    Judged {
+        id: spec.id,
+        theme: spec.theme(),
+        required: spec.level == Level::Required,
+        section: spec.section,
+        text: spec.text,
+        took: Duration::ZERO,
+        attempts: 0,
+        steps: Vec::new(),
+        outcome: Outcome::Skipped(why.into()),
     }
 }
 
@@ -310,6 +350,35 @@ mod tests {
             ..options()
         };
         assert_eq!(ids(&slow).len() + ids(&quick).len(), specs::all().count());
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_interrupted_tells_of_every_spec() {
+        let dir = |name: &str| scratch(&format!("interrupted-{name}"));
+        let options = Options {
+            sandboxes: Sandboxes::Namespaces(dir("netns")),
+            run_dir: dir("run"),
+            ..options()
+        };
+        let fixture = Fixture::begin(&options.sandboxes, &options.run_dir).expect("a run");
+        let channel = Endpoint::from_static("unix:///nowhere").connect_lazy();
+        let subject = Subject {
+            client: Client::new(channel.clone()),
+            status: pb::StatusResponse::default(),
+            version: pb::VersionResponse::default(),
+            fixture: Arc::clone(&fixture),
+            channel,
+            operator: Arc::new(Operator::new(&options.commands)),
+        };
+        let report = run(&options, &subject, |_| {}, async {}).await;
+        fixture.close().await.expect("nothing was made");
+        drop((subject, fixture));
+        for dir in [dir("netns"), dir("run")] {
+            std::fs::remove_dir(dir).expect("an empty directory");
+        }
+        assert_eq!(report.cut_short, Some("the run was interrupted"));
+        assert_eq!(report.judged.len(), specs::all().count());
+        assert_eq!(report.count("skipped"), report.judged.len());
     }
 
     #[tokio::test]

@@ -16,6 +16,9 @@ pub(crate) enum Verdict {
     Skipped(String),
     /// The suite could not do its part.
     Broken(String),
+    /// What the suite was given to work with failed: nothing is known of the
+    /// implementation.
+    Environment(String),
 }
 
 /// What every step of a spec answers.

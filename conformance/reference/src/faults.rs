@@ -80,7 +80,7 @@ pub const FAULTS: &[(&str, Setup)] = &[
     ("remembers-removed", Plain), ("stopped-is-unknown", Pods), ("stop-is-stopped", Pods), ("stop-pins", Pods),
     // What an operator does.
     ("drain-untold", Plain), ("drain-leaks", Plain), ("off-holds-sessions", Plain), ("off-takes-calls", Plain),
-    ("stays-off", Plain),
+    ("stays-off", Plain), ("ignores-switch", Plain),
 ];
 
 /// The fault that is switched on, if any.

@@ -30,6 +30,9 @@ pub(crate) fn watch(node: &Arc<Node>, cli: &Cli) -> io::Result<()> {
             tokio::select! {
                 _ = restart.recv() => start_again(&node, &again).await,
                 _ = off.recv() => {
+                    if node.faults.has("ignores-switch") {
+                        continue;
+                    }
                     node.off.store(true, Ordering::Relaxed);
                     if node.faults.has("stays-off") {
                         let ending = node.live().into_iter().map(|one| one.sandbox.clone());

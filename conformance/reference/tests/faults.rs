@@ -4,6 +4,9 @@
 //! its faults. From the table fault -> specs it follows which required spec no
 //! fault needs: without such a spec the suite would be as good.
 
+#[path = "faults/mistakes.rs"]
+mod mistakes;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io::{self, BufRead as _, BufReader, Write as _},
@@ -245,9 +248,22 @@ async fn every_fault_is_caught_and_every_required_spec_is_needed(
 
 /// Names of the tests, for `cargo test -- --list` and filters.
 #[rustfmt::skip]
-const NAME: &str = stringify!(
-    every_fault_is_caught_and_every_required_spec_is_needed
-);
+const NAMES: [&str; 2] = [
+    stringify!(
+        mistakes_in_the_set_up_are_no_judgement
+    ),
+    stringify!(
+        every_fault_is_caught_and_every_required_spec_is_needed
+    ),
+];
+
+async fn mistakes_in_the_set_up_are_no_judgement(out: &mut impl io::Write) -> io::Result<bool> {
+    let wrong = mistakes::find().await;
+    for one in &wrong {
+        writeln!(out, "MISTAKEN: {one}")?;
+    }
+    Ok(wrong.is_empty())
+}
 
 fn main() -> ExitCode {
     if let Some(code) = sternline_conformance::probe_if_asked() {
@@ -256,28 +272,35 @@ fn main() -> ExitCode {
     let mut out = io::stdout();
     let words: Vec<_> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "--list") {
-        let _ = writeln!(out, "{NAME}: test");
+        for name in NAMES {
+            let _ = writeln!(out, "{name}: test");
+        }
         return ExitCode::SUCCESS;
     }
     let filter = words.iter().find(|word| !word.starts_with('-'));
-    if filter.is_some_and(|word| !NAME.contains(word.as_str())) {
-        return ExitCode::SUCCESS;
-    }
+    let wanted = |name: &str| filter.is_none_or(|word| name.contains(word.as_str()));
     if !Path::new("/proc/self/ns/net").exists() {
         let _ = writeln!(out, "this machine has no network namespaces");
         return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let good = runtime
-        .block_on(every_fault_is_caught_and_every_required_spec_is_needed(
-            &mut out,
-        ))
-        .expect("standard output");
-    let _ = writeln!(
-        out,
-        "test {NAME} ... {}",
-        if good { "ok" } else { "FAILED" }
-    );
+    let mut good = true;
+    for (at, name) in NAMES
+        .into_iter()
+        .enumerate()
+        .filter(|(_, name)| wanted(name))
+    {
+        let passed = match at {
+            0 => runtime.block_on(mistakes_in_the_set_up_are_no_judgement(&mut out)),
+            _ => runtime.block_on(every_fault_is_caught_and_every_required_spec_is_needed(
+                &mut out,
+            )),
+        };
+        let passed = passed.expect("standard output");
+        let word = if passed { "ok" } else { "FAILED" };
+        let _ = writeln!(out, "test {name} ... {word}");
+        good &= passed;
+    }
     if good {
         ExitCode::SUCCESS
     } else {

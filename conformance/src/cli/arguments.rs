@@ -4,6 +4,7 @@ use crate::fixture::RUN_DIR;
 use clap::Parser;
 use std::{
     fs,
+    num::{NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
 };
 
@@ -85,8 +86,8 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(super) list: bool,
     /// Specs at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(super) parallel: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) parallel: NonZeroUsize,
     /// Seed of the random order [default: from the clock, printed]
     #[arg(long, value_name = "NUMBER")]
     pub(super) seed: Option<u64>,
@@ -97,11 +98,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub(super) report_prefix: String,
     /// Longest time of one spec, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    pub(super) timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "120")]
+    pub(super) timeout: NonZeroU64,
     /// How long to wait for what should happen at once, in milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5000)]
-    pub(super) patience: u64,
+    #[arg(long, value_name = "MILLISECONDS", default_value = "5000")]
+    pub(super) patience: NonZeroU64,
     /// How often a failed spec is tried again
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) flake_attempts: u32,
