@@ -8,13 +8,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
-use sternline_api::protocol::DEFAULT_SOCKET;
 
 mod completion;
 mod help;
+mod socket;
+mod status;
 mod tls;
 
 pub use completion::{Completion, Shell};
+pub use status::Status;
 pub use tls::TlsArgs;
 
 /// Forwards ports of a Kubernetes pod to this machine: the direction of ssh -R.
@@ -32,15 +34,26 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// Unix socket of the shim on this node, also as unix:///PATH.
-    #[arg(long, global = true, value_name = "PATH", env = "STERNLINE_SOCKET", default_value = DEFAULT_SOCKET, value_parser = sternline_api::socket::path)]
-    pub socket: PathBuf,
+    /// Unix socket of the shim on this node: a path, or unix:///PATH
+    /// [env: STERNLINE_SOCKET] [default: /run/sternline/sternline.sock].
+    #[arg(long, global = true, value_name = "PATH", value_hint = clap::ValueHint::FilePath, value_parser = sternline_api::socket::path)]
+    socket: Option<PathBuf>,
     /// Longest wait for each answer of the server, for example 10s or 500ms.
     #[arg(long, global = true, value_name = "SPAN", default_value = "10s", value_parser = span::parse_positive)]
     pub request_timeout: Duration,
     /// Say more on standard error: -v walks the set-up, -vv each connection, -vvv everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Common {
+    /// The shim's socket: of the flag, the environment, or the usual one.
+    ///
+    /// # Errors
+    /// A usage error: the environment names none.
+    pub fn socket(&self) -> Result<PathBuf, Fault> {
+        socket::choose(self.socket.clone()).map_err(Fault::usage)
+    }
 }
 
 /// What to do.
@@ -50,12 +63,16 @@ pub enum Command {
     #[command(visible_alias = "fwd", long_about = help::FORWARD_ABOUT, after_help = help::FORWARD)]
     Forward(Forward),
     /// List the sessions of this node.
-    #[command(alias = "ls", after_help = help::SESSIONS)]
+    #[command(visible_alias = "ls", after_help = help::SESSIONS)]
     Sessions(Sessions),
     /// End sessions and free their listeners.
     #[command(after_help = help::STOP)]
     Stop(Stop),
+    /// Print what the server can do, its limits, and what is not in order.
+    #[command(after_help = help::STATUS)]
+    Status(Status),
     /// Print the versions of this program and of the server.
+    #[command(after_help = help::VERSION)]
     Version(Version),
     /// Print a script by which a shell completes this command line.
     #[command(long_about = help::COMPLETION_ABOUT, after_help = help::COMPLETION)]
@@ -96,6 +113,9 @@ pub struct Forward {
     /// Command to run while the forward is up; its exit code is ours.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+    /// Nothing came after `--`, which clap does not tell.
+    #[arg(skip)]
+    pub command_missing: bool,
     /// TLS to the streaming endpoint. At the end: what follows would stand under
     /// its heading.
     #[command(flatten)]
@@ -108,6 +128,12 @@ impl Forward {
     /// # Errors
     /// A usage error with one sentence.
     pub fn check(&self) -> Result<(Place, Vec<Spec>), Fault> {
+        // As of an unquoted variable and a quoted one that are empty.
+        if self.command_missing || self.command.first().is_some_and(|word| word.is_empty()) {
+            return Err(Fault::usage(
+                "the command after -- is missing: name one, or leave -- out",
+            ));
+        }
         let place = Place::parse(&self.place).map_err(Fault::usage)?;
         let specs =
             spec::parse_all(&self.specs).map_err(|error| Fault::usage(error.to_string()))?;
@@ -194,6 +220,18 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_command_to_wrap_is_a_usage_error() {
+        let mut args = forward(&["sandbox/web", "8080", "--", ""]).expect("reads");
+        let fault = args.check().expect_err("no command");
+        assert_eq!(fault.exit, crate::fault::exit::USAGE);
+        assert!(fault.message.contains("after -- is missing"), "{fault}");
+        args.command.clear();
+        args.check().expect("none is asked for");
+        args.command_missing = true;
+        assert_eq!(args.check().expect_err("no command"), fault);
+    }
+
+    #[test]
     fn a_negative_port_gets_the_sentence_of_a_port() {
         let args = forward(&["sandbox/web", "-1"]).expect("is a SPEC to clap");
         let fault = args.check().expect_err("no port");
@@ -209,6 +247,17 @@ mod tests {
             &["sandbox/web", "80", "--hold", "x"],
         ] {
             assert_eq!(forward(args).expect_err("refused").exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn the_help_of_the_socket_names_its_default() {
+        let help = Cli::command().render_help().to_string();
+        let default = sternline_api::protocol::DEFAULT_SOCKET;
+        let words: Vec<_> = help.split_whitespace().collect();
+        let words = words.join(" ");
+        for part in ["STERNLINE_SOCKET]", &format!("[default: {default}]")] {
+            assert!(words.contains(part), "{part} is missing:\n{help}");
         }
     }
 
@@ -242,6 +291,7 @@ mod tests {
             "Exit codes:",
             "125",
             "-- npm test",
+            "STERNLINE_BOUND",
         ] {
             assert!(help.contains(part), "{part} is missing:\n{help}");
         }

@@ -29,13 +29,14 @@ pub struct Wrapped(Child);
 
 impl Wrapped {
     /// Starts a command of one word or more, with the limit of descriptors and
-    /// the signal mask that we were given.
+    /// the signal mask that we were given, and `environment` beside ours.
     ///
     /// # Errors
     /// 127 where there is none of that name, 126 where it cannot be executed,
     /// as in env(1).
     pub fn start(
         command: &[OsString],
+        environment: &[(&str, String)],
         descriptors: Descriptors,
         held: &Held,
     ) -> Result<Self, Fault> {
@@ -44,6 +45,7 @@ impl Wrapped {
         };
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let spawned = descriptors.as_given(|| held.as_given(|| command.spawn()));
         let child = spawned.map_err(|error| {
             let program = program.to_string_lossy();
@@ -102,7 +104,7 @@ mod tests {
     fn start(words: &[&str]) -> Result<Wrapped, Fault> {
         let command: Vec<OsString> = words.iter().map(OsString::from).collect();
         let held = Held::nothing();
-        Wrapped::start(&command, Descriptors::raise(), &held)
+        Wrapped::start(&command, &[], Descriptors::raise(), &held)
     }
 
     fn sent(signal: Signal, from_terminal: bool) -> Received {

@@ -2,11 +2,13 @@
 
 mod completion;
 mod sessions;
+mod status;
 mod table;
 mod version;
 
 pub use completion::{completion, script};
 pub use sessions::{sessions, stop};
+pub use status::status;
 pub use version::version;
 
 use crate::fault::{Fault, exit};

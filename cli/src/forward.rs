@@ -151,9 +151,11 @@ impl Forward {
             }
             Err(Early::Fault(fault)) if self.plan.command.is_empty() => return Err(fault),
             Err(Early::Fault(fault)) => {
-                // The command's own failures keep their code.
-                let exit = match fault.exit {
-                    own @ (exit::NOT_EXECUTABLE | exit::NOT_FOUND) => own,
+                // The command's own failures keep their code, and so does what is
+                // wrong on our own command line.
+                let exit = match (fault.exit, fault.reason) {
+                    (own @ (exit::NOT_EXECUTABLE | exit::NOT_FOUND), _)
+                    | (own @ exit::USAGE, None) => own,
                     _ => exit::NEVER_UP,
                 };
                 return Err(Fault { exit, ..fault });
@@ -175,7 +177,7 @@ impl Forward {
         output: &Output,
     ) -> Result<(Up, Option<ReadyFile>), Early> {
         if let Some(path) = &self.plan.ready_file {
-            ReadyFile::clear(path)?;
+            ReadyFile::prepare(path)?;
         }
         let opened = tokio::select! {
             opened = setup::call(server, &self.plan) => opened?,
@@ -217,7 +219,8 @@ impl Forward {
         if !self.plan.command.is_empty() {
             // What the command prints comes after our lines.
             output.flush().await;
-            interrupts.start(&self.plan.command, self.plan.descriptors)?;
+            let (command, limits) = (&self.plan.command, self.plan.descriptors);
+            interrupts.start(command, &ready.environment(), limits)?;
         }
         Ok(ready_file)
     }

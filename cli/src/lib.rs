@@ -40,6 +40,8 @@ use tracing_subscriber::EnvFilter;
 /// To be called once, before any thread is started: it changes the signal mask
 /// and the limit of descriptors of the process.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let nothing_after_hyphens = args.last().is_some_and(|word| word == "--");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -52,17 +54,27 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .into();
         }
     };
+    let socket = match cli.common.socket() {
+        Ok(socket) => socket,
+        Err(fault) => return simple(&cli.common, |_| async { Err(fault) }).into(),
+    };
     let server = Server {
-        socket: cli.common.socket.clone(),
+        socket,
         timeout: cli.common.request_timeout,
     };
     let code = match cli.command {
-        Command::Forward(args) => run_forward(&args, &cli.common, server),
+        Command::Forward(mut args) => {
+            args.command_missing = nothing_after_hyphens && args.command.is_empty();
+            run_forward(&args, &cli.common, server)
+        }
         Command::Sessions(args) => simple(&cli.common, |output| async move {
             commands::sessions(&server, &args, &output).await
         }),
         Command::Stop(args) => simple(&cli.common, |output| async move {
             commands::stop(&server, &args, &output).await
+        }),
+        Command::Status(args) => simple(&cli.common, |output| async move {
+            commands::status(&server, &args, &output).await
         }),
         Command::Version(args) => simple(&cli.common, |output| async move {
             commands::version(&server, &args, &output).await

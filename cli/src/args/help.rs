@@ -41,17 +41,23 @@ Examples:
   # for scripts: JSON events, and a file that appears when everything listens
   sternline forward sandbox/web 0:3000 -o json --ready-file /tmp/ready.json
 
+  # the command is told the port that was free
+  sternline forward sandbox/web 0:3000 -- sh -c 'echo listening on $STERNLINE_PORT'
+
   # survive a lost connection for up to a minute
   sternline forward sandbox/web 9003 --hold 1m
 
-COMMAND starts when everything listens, in this process group. SIGINT, SIGTERM and SIGHUP are \
+COMMAND starts when everything listens, in this process group. Its environment has STERNLINE_BOUND, \
+every ADDRESS:PORT that listens in the order of the SPECs with commas between them, and \
+STERNLINE_PORT, the port of the first. SIGINT, SIGTERM and SIGHUP are \
 passed on to it, save those that a terminal sent to the whole group already. The forward ends with \
-it. If the forward is lost for good, COMMAND gets SIGTERM, and SIGKILL 10 s later.
+it. If the forward is lost for good, COMMAND gets SIGTERM, and SIGKILL 10 s later. If this \
+program itself is killed by SIGKILL, COMMAND is left running.
 
 Exit codes:
     0  asked to stop (SIGINT, SIGTERM, SIGHUP; a second one exits at once)
     1  anything without a code of its own; standard output closed
-    2  the command line is wrong
+    2  the command line is wrong, with COMMAND too
     3  the sandbox does not exist or is not ready
     4  not allowed
     5  cannot listen: the port is taken, the address does not exist
@@ -66,6 +72,18 @@ Examples:
   sternline sessions
   sternline sessions sandbox/web
   sternline sessions -o json";
+
+pub(super) const STATUS: &str = "\
+Examples:
+  sternline status
+  sternline status -o json
+
+It fails when the server does not answer, with 6, or 4 where its socket may not be opened. What the \
+server says is not in order is told and is no failure.";
+
+pub(super) const VERSION: &str = "\
+The version of this program is printed in any case. A server that does not answer is a failure, \
+with 6, or 4 where its socket may not be opened, unless --client says not to ask it.";
 
 pub(super) const STOP: &str = "\
 Examples:

@@ -28,11 +28,11 @@ struct Both {
     server_error: Option<String>,
 }
 
-/// Prints the version of this program and, where there is one, the server's.
-/// A server that is not reached is said and is no failure.
+/// Prints the version of this program, and the server's unless it is not asked
+/// for.
 ///
 /// # Errors
-/// None but that of an answer without JSON form.
+/// Why the server does not answer; our version is printed before.
 pub async fn version(server: &Server, args: &Version, output: &Output) -> Result<(), Fault> {
     let client = Side {
         name: "sternline".to_owned(),
@@ -41,42 +41,36 @@ pub async fn version(server: &Server, args: &Version, output: &Output) -> Result
         protocols: STREAM_PROTOCOLS.iter().map(ToString::to_string).collect(),
     };
     let asked = if args.client {
-        None
+        Ok(None)
     } else {
-        Some(ask(server).await)
+        ask(server).await.map(Some)
+    };
+    let (server, failed) = match asked {
+        Ok(side) => (side, None),
+        Err(fault) => (None, Some(fault)),
     };
     match args.output {
         Format::Json => {
-            let (server, server_error) = match asked {
-                None => (None, None),
-                Some(Ok(side)) => (Some(side), None),
-                Some(Err(fault)) => (None, Some(fault.message)),
+            let server_error = failed.as_ref().map(|fault| fault.message.clone());
+            let both = Both {
+                client,
+                server,
+                server_error,
             };
-            json(
-                output,
-                &Both {
-                    client,
-                    server,
-                    server_error,
-                },
-            )
+            json(output, &both)?;
         }
         Format::Text => {
             output.line(format!("Client Version: {}", client.version));
-            match asked {
-                None => {}
-                Some(Ok(side)) => {
-                    let versions = [side.api_versions, side.protocols].concat().join(", ");
-                    output.line(format!(
-                        "Server Version: {} {} ({versions})",
-                        side.name, side.version
-                    ));
-                }
-                Some(Err(fault)) => output.note(format!("Server Version: none: {fault}")),
+            if let Some(side) = server {
+                let versions = [side.api_versions, side.protocols].concat().join(", ");
+                output.line(format!(
+                    "Server Version: {} {} ({versions})",
+                    side.name, side.version
+                ));
             }
-            Ok(())
         }
     }
+    failed.map_or(Ok(()), Err)
 }
 
 async fn ask(server: &Server) -> Result<Side, Fault> {

@@ -46,8 +46,13 @@ impl Interrupts {
     }
 
     /// Starts the command to wrap.
-    pub(super) fn start(&mut self, command: &[OsString], limits: Descriptors) -> Result<(), Fault> {
-        self.command = Some(Wrapped::start(command, limits, &self.held)?);
+    pub(super) fn start(
+        &mut self,
+        command: &[OsString],
+        environment: &[(&str, String)],
+        limits: Descriptors,
+    ) -> Result<(), Fault> {
+        self.command = Some(Wrapped::start(command, environment, limits, &self.held)?);
         Ok(())
     }
 }

@@ -44,6 +44,25 @@ pub struct Ready {
     pub bound: Vec<Forwarding>,
 }
 
+impl Ready {
+    /// The same for the environment of a wrapped command: every address with its
+    /// port, and the port of the first.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut bound: Vec<_> = self.bound.iter().collect();
+        bound.sort_by_key(|one| one.listener_id);
+        let all: Vec<_> = bound
+            .iter()
+            .map(|one| one.bound.socket().to_string())
+            .collect();
+        let first = bound.first().map(|one| one.bound.port.to_string());
+        vec![
+            ("STERNLINE_BOUND", all.join(",")),
+            ("STERNLINE_PORT", first.unwrap_or_default()),
+        ]
+    }
+}
+
 /// One address that listens, and where it leads.
 #[derive(Clone, Debug, Serialize)]
 pub struct Forwarding {

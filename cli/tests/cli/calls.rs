@@ -107,13 +107,41 @@ async fn version_asks_the_server_where_there_is_one() {
     let run = Program::run(&fake, &["version", "--client"]).await;
     assert_eq!((run.code, run.stdout.len()), (0, 1));
     let run = Program::run(&fake, &["version", "-o", "json", "--socket", "/nowhere"]).await;
-    assert_eq!(run.code, 0);
+    run.failed(6, "/nowhere");
     let json: serde_json::Value = serde_json::from_str(&run.stdout.concat()).unwrap();
     assert_eq!(json["client"]["version"], ours);
     assert!(
         json["server_error"].as_str().unwrap().contains("/nowhere"),
         "{json}"
     );
+    let run = Program::run(&fake, &["version", "--socket", "/nowhere"]).await;
+    assert_eq!(run.stdout, [format!("Client Version: {ours}")]);
+    run.failed(6, "/nowhere");
+}
+
+#[tokio::test]
+async fn status_tells_what_the_server_does() {
+    let fake = Fake::builder().start().await;
+    let endpoint = format!("unix://{}", fake.socket.display());
+    let run = Program::run(&fake, &["status", "--socket", &endpoint]).await;
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{run:?}");
+    assert_eq!(run.stdout[0], "Runtime:      fake 9.8.7[2J");
+    run.is_clean();
+    let run = Program::run(&fake, &["status", "-o", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&run.stdout.concat()).unwrap();
+    assert_eq!(json["feature"]["enabled"], false);
+    assert_eq!(json["conditions"][0]["message"], "asleep");
+    let run = Program::run(&fake, &["status", "--socket", "/nowhere"]).await;
+    run.failed(6, "/nowhere");
+}
+
+#[tokio::test]
+async fn a_usage_error_does_not_ask_for_the_socket() {
+    let fake = Fake::builder().start().await;
+    let run = Program::run(&fake, &["stop"]).await;
+    assert_eq!(run.code, 2);
+    let usage = run.stderr.lines().find(|line| line.starts_with("Usage:"));
+    assert!(!usage.unwrap().contains("--socket"), "{run:?}");
 }
 
 #[tokio::test]
@@ -145,6 +173,26 @@ async fn a_wrong_command_line_is_refused_before_contact() {
         ),
         (&["forward", "pod/web", "80"], "kubectl plug-in"),
         (&["forward", "sandbox/web"], "SPEC"),
+        (
+            &["forward", "sandbox/web", "80", "--"],
+            "command after -- is missing",
+        ),
+        (
+            &["forward", "sandbox/web", "80", "--", ""],
+            "command after -- is missing",
+        ),
+        (
+            &[
+                "forward",
+                "sandbox/web",
+                "80",
+                "--ready-file",
+                "/nowhere/ready",
+                "--",
+                "true",
+            ],
+            "/nowhere/ready cannot be written",
+        ),
         (
             &["forward", "sandbox/web", "80", "--hold", "x"],
             "span of time",

@@ -41,7 +41,14 @@ fn bash_reads_the_script_without_complaint() {
 #[test]
 fn bash_completes_commands_flags_and_values() {
     assert_eq!(offered(&["for"]), ["forward"]);
-    for command in ["forward", "sessions", "stop", "version", "completion"] {
+    for command in [
+        "forward",
+        "sessions",
+        "stop",
+        "status",
+        "version",
+        "completion",
+    ] {
         assert!(offered(&[""]).contains(&command.to_owned()), "{command}");
     }
     assert_eq!(offered(&["forward", "--read"]), ["--ready-file"]);

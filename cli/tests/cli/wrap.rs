@@ -70,6 +70,28 @@ async fn it_starts_when_the_forward_is_up_and_prints_after_our_lines() {
 }
 
 #[tokio::test]
+async fn its_environment_tells_what_is_bound() {
+    let mut node = Node::start().await;
+    let script = "echo $STERNLINE_BOUND $STERNLINE_PORT";
+    let args = [
+        "forward",
+        "sandbox/web",
+        "0:3000",
+        "127.0.0.1:81",
+        "-q",
+        "--",
+    ];
+    let args = [&args[..], &["sh", "-c", script]].concat();
+    let mut program = Program::start(&node.fake, &args);
+    let tunnel = node.tunnel().await;
+    assert_eq!(
+        program.line().await,
+        "127.0.0.1:40000,[::1]:40000,127.0.0.1:81 40000"
+    );
+    let _tunnel = tunnel;
+}
+
+#[tokio::test]
 async fn a_forward_that_never_comes_up_is_125_and_starts_nothing() {
     let fake = Fake::builder()
         .forward(|_| Err(Failure::new(Reason::PortInUse, "port 80 is taken").into()))

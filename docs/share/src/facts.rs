@@ -9,10 +9,12 @@ const CALLS: &str = "\
 4  not allowed
 6  no server, or it does not offer this (there), or the feature is off";
 
-const VERSION: &str = "\
-0  done, also where no server answers
+const ONE_ANSWER: &str = "\
+0  done
 1  standard output closed
-2  the command line is wrong";
+2  the command line is wrong
+4  the server's socket may not be opened
+6  no server answers";
 
 const COMPLETION: &str = "\
 0  the script is printed
@@ -103,6 +105,7 @@ pub(crate) const FACTS: &[Facts] = &[
             "sternline-forward(1)",
             "sternline-sessions(1)",
             "sternline-stop(1)",
+            "sternline-status(1)",
             "sternline-version(1)",
             "sternline-completion(1)",
             "sternline-shim(8)",
@@ -128,10 +131,15 @@ pub(crate) const FACTS: &[Facts] = &[
         examples: "sternline version\nsternline version --client -o json",
         ..client(
             "sternline-version(1)",
-            VERSION,
-            &["sternline(1)", "sternline-shim(8)"],
+            ONE_ANSWER,
+            &["sternline(1)", "sternline-status(1)", "sternline-shim(8)"],
         )
     },
+    client(
+        "sternline-status(1)",
+        ONE_ANSWER,
+        &["sternline(1)", "sternline-sessions(1)", "sternline-shim(8)"],
+    ),
     Facts {
         files: &[],
         ..client(

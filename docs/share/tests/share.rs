@@ -34,6 +34,7 @@ fn every_program_and_command_has_a_page() {
         "sternline-shim(8)",
         "sternline-shim-binder(8)",
         "sternline-shim-serve(8)",
+        "sternline-status(1)",
         "sternline-stop(1)",
         "sternline-version(1)",
     ];

@@ -258,7 +258,16 @@ impl ReversePortForwardService for Service {
         &self,
         _: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        Ok(Response::new(pb::StatusResponse::default()))
+        Ok(Response::new(pb::StatusResponse {
+            runtime: "fake 9.8.7\x1b[2J".into(),
+            conditions: vec![pb::Condition {
+                r#type: "Ready".into(),
+                message: "asleep".into(),
+                ..pb::Condition::default()
+            }],
+            feature: Some(pb::Feature::default()),
+            ..pb::StatusResponse::default()
+        }))
     }
 
     async fn list_sessions(
