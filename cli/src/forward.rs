@@ -273,14 +273,20 @@ impl Forward {
         }
         self.reporter.report(&Event::Lost(Lost {
             connections: open,
-            hold_ms: millis(resume.hold()),
-            message,
+            hold_ms: millis(resume.patience()),
+            message: message.clone(),
         }));
         let lost = Instant::now();
         let live = tokio::select! {
             biased;
             back = resume.come_back(&*self.outside, &self.plan.specs, mapping, self.timeout) => {
-                back.map_err(|fault| fault.about(&self.plan.place))?
+                back.map_err(|fault| match fault.reason {
+                    // It was no restart: without a hold the session is over.
+                    Some(Reason::TokenUnknown) if resume.hold().is_zero() => {
+                        Fault::because(Reason::TunnelLost, message)
+                    }
+                    _ => fault.about(&self.plan.place),
+                })?
             }
             interrupt = interrupts.next() => return match interrupt {
                 Interrupt::Stop => Ok(ControlFlow::Break(Finish::Stopped)),

@@ -144,3 +144,14 @@ pub struct Listeners {
     /// Their addresses, IPv4 first.
     pub listeners: Vec<SocketAddr>,
 }
+
+/// What became of attempts to take ports that somebody has, so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Besieged {
+    /// How often every port was tried.
+    pub rounds: u64,
+    /// Addresses that could be listened on.
+    pub free: Vec<SocketAddr>,
+    /// Addresses at which nobody took a connection.
+    pub refused: Vec<SocketAddr>,
+}

@@ -4,6 +4,7 @@
 mod hangup;
 mod outset;
 mod ready;
+mod sockets;
 
 pub(crate) use hangup::Hangups;
 pub(crate) use outset::warn_of_trouble;
@@ -11,8 +12,8 @@ pub(crate) use ready::{Kind, clear_ready_file, write_ready_file};
 
 use crate::audit::Audit;
 use crate::binder::{Binder, ProcessBinder};
-use crate::config::{Config, StreamingAddress, TlsFiles};
-use crate::drain::{self, Orders};
+use crate::config::Config;
+use crate::drain::{self, Order, Orders};
 use crate::endpoint::UnixEndpoint;
 use crate::limits::{Limits, raise_descriptor_limit};
 use crate::metrics::{self, Exporter};
@@ -21,16 +22,15 @@ use crate::service::Service;
 use crate::session::Shared;
 use crate::streaming::{self, StreamingListener};
 use crate::switch::{self, Switch};
-use crate::tls::Tls;
+use crate::takeover::{self, OwnSockets, Takeover};
 use anyhow::Context as _;
 use serde::Serialize;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::Failure;
-use sternline_api::protocol::UNIX_SCHEME;
 use sternline_api::v1alpha1::{
     FILE_DESCRIPTOR_SET, reverse_port_forward_service_server::ReversePortForwardServiceServer,
 };
@@ -79,6 +79,8 @@ pub struct App {
     call: (UnixListener, UnixEndpoint),
     streaming: (StreamingListener, Option<UnixEndpoint>),
     metrics: Option<(TcpListener, Exporter)>,
+    /// The sockets of this process that the binder keeps.
+    own: OwnSockets,
 }
 
 impl App {
@@ -122,7 +124,10 @@ impl App {
         if let Some(path) = &config.ready_file {
             clear_ready_file(path, Kind::Serve)?;
         }
-        let (streaming, base) = bind_streaming(&config, files).await?;
+        let mut takeover = Takeover::begin(&*binder).await?;
+        let mut own = OwnSockets::default();
+        let (streaming, base) =
+            sockets::streaming(&config, files, &*binder, &mut takeover, &mut own).await?;
         let shared = Arc::new(Shared {
             audit: Audit::open(&config.audit)?,
             tls: match &streaming {
@@ -137,8 +142,12 @@ impl App {
             let sample = move || metrics::tokens_waiting(sampled.passes.tokens());
             (listener, exporter.sampling(sample))
         });
-        let call = UnixEndpoint::bind(&config.socket)
+        let path = &config.socket;
+        let call = sockets::unix(takeover::CALL, path, &*binder, &mut takeover, &mut own);
+        let call = call
+            .await
             .with_context(|| format!("--socket {}", config.socket.display()))?;
+        takeover.sessions(&binder, &shared).await;
         let addresses = Addresses {
             socket: config.socket.clone(),
             streaming: base,
@@ -152,6 +161,7 @@ impl App {
             call,
             streaming,
             metrics,
+            own,
         })
     }
 
@@ -194,7 +204,7 @@ impl App {
         let hangups = Hangups::begin()?;
         let answer = hangups.answer(self.shared.audit.clone(), self.shared.tls.is_some());
         tasks.spawn(stop.clone().run_until_cancelled_owned(answer));
-        let (streaming, _streaming_endpoint) = self.streaming;
+        let (streaming, streaming_endpoint) = self.streaming;
         tasks.spawn(streaming::serve(
             streaming,
             Arc::clone(&self.shared),
@@ -206,7 +216,7 @@ impl App {
             self.addresses.streaming.clone(),
         )
         .confined(self.config.separation.in_force.clone());
-        let (call, _call_endpoint) = self.call;
+        let (call, call_endpoint) = self.call;
         let (health, call) = serve_call(call, service, stop.clone()).await?;
         let mut call = tokio::spawn(call);
         let ready = self.config.ready_file.as_deref();
@@ -224,12 +234,13 @@ impl App {
                 warn_of_trouble(&*self.binder, &place).await;
             }));
         }
-        tokio::select! {
-            () = orders.next() => {}
+        let order = tokio::select! {
+            order = orders.next() => order,
             ended = &mut call => {
                 ended.context("the call's server ended")?.context("the call's server failed")?;
+                Order::End
             }
-        }
+        };
         self.shared.registry.close();
         health
             .set_not_serving::<ReversePortForwardServiceServer<Service>>()
@@ -239,8 +250,23 @@ impl App {
             .set_service_status("", ServingStatus::NotServing)
             .await;
         let within = self.config.ending.drain_timeout;
-        drain::drain(&self.shared, within, &mut orders).await;
-        stop.cancel();
+        let kept = self.own.are_kept();
+        let leaves = order == Order::Leave && kept;
+        let leaves = leaves && drain::settle(&self.shared, within, &mut orders).await;
+        if leaves {
+            // From here on clients wait for the next process.
+            stop.cancel();
+            drain::leave_all(&self.shared).await;
+        } else {
+            // Told twice, nothing is waited for.
+            let within = if order == Order::Leave && kept {
+                Duration::ZERO
+            } else {
+                within
+            };
+            drain::drain(&self.shared, within, &mut orders).await;
+            stop.cancel();
+        }
         tasks.close();
         let _ = timeout(SHUTDOWN, tasks.wait()).await;
         // Its clients may keep their connections for as long as they like.
@@ -249,6 +275,12 @@ impl App {
         }
         // The last sessions are told of.
         self.shared.audit.close(LAST_RECORDS).await;
+        if leaves {
+            call_endpoint.leave();
+            streaming_endpoint.into_iter().for_each(UnixEndpoint::leave);
+        } else {
+            self.own.close().await;
+        }
         drop(ready);
         Ok(())
     }
@@ -256,52 +288,12 @@ impl App {
 
 fn binder(config: &Config) -> Result<Arc<dyn Binder>, Failure> {
     match &config.separation.binder {
-        Some(address) => Ok(Arc::new(ProcessBinder::new(address.path()))),
+        Some(address) => {
+            let name = config.socket.display().to_string();
+            Ok(Arc::new(ProcessBinder::named(address.path(), &name)))
+        }
         None => config.source.local_binder(),
     }
-}
-
-async fn bind_streaming(
-    config: &Config,
-    files: Option<TlsFiles>,
-) -> anyhow::Result<((StreamingListener, Option<UnixEndpoint>), String)> {
-    match &config.streaming_address {
-        StreamingAddress::Tcp(addr) => {
-            let listener = TcpListener::bind(addr).await;
-            let listener = listener.with_context(|| format!("--streaming-address {addr}"))?;
-            let bound = listener.local_addr()?;
-            if let Some(files) = files {
-                let host = config.tls.host(bound);
-                let base = format!("https://{host}:{}", bound.port());
-                let limit = config.tls.streaming_tls_handshake_timeout;
-                let tls = Tls::load(files, host, limit)?;
-                return Ok(((StreamingListener::Tls(listener, tls), None), base));
-            }
-            let base = format!("http://{bound}");
-            Ok(((StreamingListener::Tcp(listener), None), base))
-        }
-        StreamingAddress::Unix(path) => {
-            let (listener, endpoint) = UnixEndpoint::bind(path)
-                .with_context(|| format!("--streaming-address unix:{}", path.display()))?;
-            let base = format!("{UNIX_SCHEME}://{}", percent_encoded(path));
-            Ok(((StreamingListener::Unix(listener), Some(endpoint)), base))
-        }
-    }
-}
-
-/// A path as the host of a URL (RFC 3986, section 2.1).
-fn percent_encoded(path: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt as _;
-    let bytes = path.as_os_str().as_bytes();
-    bytes
-        .iter()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(*byte).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
 }
 
 async fn serve_call(

@@ -7,6 +7,7 @@
 
 pub mod channel;
 pub mod client;
+pub mod deposits;
 pub mod local;
 pub mod process;
 pub mod server;
@@ -17,6 +18,7 @@ pub use local::LocalBinder;
 
 use crate::netns::NamespaceId;
 use crate::sandbox::Watched;
+use deposits::Deposits;
 
 use std::net::{SocketAddr, TcpListener};
 use sternline_api::{Failure, listen::Listen};
@@ -157,4 +159,10 @@ pub trait Binder: Send + Sync + 'static {
 
     /// Asks the source of sandboxes how it is.
     async fn status(&self) -> BinderStatus;
+
+    /// Where sockets are left for the process after this one; none where nothing
+    /// outlives this process.
+    fn deposits(&self) -> Option<Deposits> {
+        None
+    }
 }

@@ -6,6 +6,7 @@
 //! A ticket stays until its session takes it back, which it does once a tunnel
 //! came of it: a client whose link broke on the way may try again.
 
+use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,35 @@ impl std::fmt::Debug for Pass {
     }
 }
 
+/// What a pass is known by: its SHA-256, which opens nothing. It alone is kept, here
+/// and across a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Verifier([u8; 32]);
+
+impl Verifier {
+    fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret.as_bytes()).into())
+    }
+
+    /// From what [`Verifier::as_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// To be kept.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&Pass> for Verifier {
+    fn from(pass: &Pass) -> Self {
+        Self::of(&pass.0)
+    }
+}
+
 #[derive(Debug)]
 struct Entry<T> {
     value: T,
@@ -49,7 +79,7 @@ struct Entry<T> {
 /// Passes and what they stand for.
 #[derive(Debug)]
 pub struct RequestCache<T> {
-    entries: Mutex<HashMap<String, Entry<T>>>,
+    entries: Mutex<HashMap<Verifier, Entry<T>>>,
     max_tokens: usize,
 }
 
@@ -72,7 +102,12 @@ impl<T> RequestCache<T> {
     ///
     /// # Errors
     /// The cache is full even without those that expired.
-    pub fn insert_token(&self, token: &Pass, ttl: Duration, value: T) -> Result<(), Full> {
+    pub fn insert_token(
+        &self,
+        token: impl Into<Verifier>,
+        ttl: Duration,
+        value: T,
+    ) -> Result<(), Full> {
         let now = Instant::now();
         let mut entries = self.lock();
         if waiting(&entries) >= self.max_tokens {
@@ -82,34 +117,34 @@ impl<T> RequestCache<T> {
             }
         }
         let expires = Some(now + ttl);
-        entries.insert(token.0.clone(), Entry { value, expires });
+        entries.insert(token.into(), Entry { value, expires });
         Ok(())
     }
 
     /// Keeps `value` for whoever brings `ticket`, until it is removed.
-    pub fn insert_ticket(&self, ticket: &Pass, value: T) {
+    pub fn insert_ticket(&self, ticket: impl Into<Verifier>, value: T) {
         let expires = None;
-        self.lock()
-            .insert(ticket.0.clone(), Entry { value, expires });
+        self.lock().insert(ticket.into(), Entry { value, expires });
     }
 
     /// Hands what `secret` stands for to `take`, if it is known and did not
     /// expire. A token is spent by this, even if it expired. `take` is done before
     /// anyone else can look for the pass; it must not use this cache.
     pub fn redeem<R>(&self, secret: &str, take: impl FnOnce(&T) -> R) -> Option<R> {
+        let known = Verifier::of(secret);
         let mut entries = self.lock();
-        match entries.get(secret)?.expires {
-            None => entries.get(secret).map(|entry| take(&entry.value)),
+        match entries.get(&known)?.expires {
+            None => entries.get(&known).map(|entry| take(&entry.value)),
             Some(expires) => {
-                let entry = entries.remove(secret)?;
+                let entry = entries.remove(&known)?;
                 (expires > Instant::now()).then(|| take(&entry.value))
             }
         }
     }
 
     /// Takes a pass back.
-    pub fn remove(&self, pass: &Pass) {
-        self.lock().remove(&pass.0);
+    pub fn remove(&self, pass: impl Into<Verifier>) {
+        self.lock().remove(&pass.into());
     }
 
     /// Tokens known now, expired ones included.
@@ -130,13 +165,13 @@ impl<T> RequestCache<T> {
         self.len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry<T>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Verifier, Entry<T>>> {
         // Every step under the lock leaves the map whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn waiting<T>(entries: &HashMap<String, Entry<T>>) -> usize {
+fn waiting<T>(entries: &HashMap<Verifier, Entry<T>>) -> usize {
     entries.values().filter(|e| e.expires.is_some()).count()
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 };
@@ -14,6 +15,8 @@ pub struct UnixEndpoint {
     path: PathBuf,
     /// Which file it is: another process may have put its own there since.
     file: (u64, u64),
+    /// It is the next process's to remove.
+    left: bool,
 }
 
 impl UnixEndpoint {
@@ -60,13 +63,49 @@ impl UnixEndpoint {
         }
         let file = identity(path)?;
         let path = path.to_owned();
-        Ok((listener, Self { path, file }))
+        let left = false;
+        Ok((listener, Self { path, file, left }))
     }
+
+    /// Takes over a listening socket that another process bound at `path`, if it
+    /// is what [`UnixEndpoint::mark`] said there, and still is.
+    ///
+    /// # Errors
+    /// It is something else, or cannot be used.
+    pub fn adopt(path: &Path, mark: &str, socket: OwnedFd) -> io::Result<(UnixListener, Self)> {
+        let file = identity(path)?;
+        if mark != text(file) {
+            return Err(io::Error::other("another socket was put in its place"));
+        }
+        let socket = std::os::unix::net::UnixListener::from(socket);
+        socket.set_nonblocking(true)?;
+        let endpoint = Self {
+            path: path.to_owned(),
+            file,
+            left: false,
+        };
+        Ok((UnixListener::from_std(socket)?, endpoint))
+    }
+
+    /// Which file it is, for the next process.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        text(self.file)
+    }
+
+    /// Leaves the file to the next process.
+    pub fn leave(mut self) {
+        self.left = true;
+    }
+}
+
+fn text((device, inode): (u64, u64)) -> String {
+    format!("{device}:{inode}")
 }
 
 impl Drop for UnixEndpoint {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|file| file == self.file) {
+        if !self.left && identity(&self.path).is_ok_and(|file| file == self.file) {
             let _ = fs::remove_file(&self.path);
         }
     }

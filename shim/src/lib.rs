@@ -31,6 +31,7 @@ pub mod service;
 pub mod session;
 pub mod streaming;
 pub mod switch;
+pub mod takeover;
 pub mod telemetry;
 pub mod tls;
 pub mod watch;

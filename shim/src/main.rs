@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use sternline_shim::app::App;
 use sternline_shim::binder::process::BinderApp;
 use sternline_shim::config::{BinderConfig, Cli, Command, Config};
-use sternline_shim::drain::Orders;
+use sternline_shim::drain::{Order, Orders};
 use sternline_shim::{privileges, sentence, telemetry};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,7 +56,10 @@ fn bind(config: BinderConfig) -> anyhow::Result<()> {
     privileges::confine_binder()?;
     runtime(BINDER_THREADS)?.block_on(async {
         let mut orders = orders()?;
-        app.run(orders.next()).await
+        let told = async {
+            orders.next().await;
+        };
+        app.run(told).await
     })
 }
 
@@ -76,12 +79,13 @@ fn orders() -> std::io::Result<Orders> {
     let (order, orders) = Orders::channel();
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            // Who restarts a service sends the one; who is at a terminal means it.
+            let next = tokio::select! {
+                _ = terminate.recv() => Order::Leave,
+                _ = interrupt.recv() => Order::End,
+            };
             // A full queue: everything is said.
-            let _ = order.try_send(());
+            let _ = order.try_send(next);
         }
     });
     Ok(orders)

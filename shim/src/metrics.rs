@@ -56,6 +56,8 @@ metrics! {
     LISTENERS_ACTIVE = "sternline_listeners_active", Gauge, [], "Sockets that listen in sandboxes now.";
     SESSIONS_ACTIVE = "sternline_sessions_active", Gauge, [], "Sessions now, waiting and held ones included.";
     SESSIONS = "sternline_sessions_total", Counter, ["end"], "Sessions that ended, by word of the error table.";
+    TAKEN_OVER = "sternline_sessions_taken_over_total", Counter, [], "Sessions that this process went on with after the one before it.";
+    NOT_KEPT = "sternline_sessions_not_kept_total", Counter, [], "Sessions that the binder does not keep for a restart: it has as many as it may, or no descriptors.";
     TUNNELS_ACTIVE = "sternline_tunnels_active", Gauge, [], "Tunnels up now.";
     BYTES = "sternline_bytes_total", Counter, ["direction"], "Bytes forwarded: from_pod and to_pod.";
     BUFFERED_BYTES = "sternline_buffered_bytes", Gauge, [], "Bytes that wait in buffers for a reader.";
@@ -228,6 +230,16 @@ pub fn connection_rejected(reason: Reason) {
 /// Something was turned away.
 pub fn rejected(reason: Reason) {
     counter!(REJECTIONS, "reason" => reason.label()).increment(1);
+}
+
+/// A session of the process before goes on here.
+pub fn taken_over() {
+    counter!(TAKEN_OVER).increment(1);
+}
+
+/// The binder does not keep a session for a restart.
+pub fn not_kept() {
+    counter!(NOT_KEPT).increment(1);
 }
 
 /// A session ended.

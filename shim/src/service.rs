@@ -4,7 +4,8 @@ use crate::binder::{BindRequest, Binder, Bound, Sandbox, SandboxTarget};
 use crate::cache::Pass;
 use crate::metrics;
 use crate::sentence::plain;
-use crate::session::{self, Parts, Shared, capped, refuse_wide, since_epoch};
+use crate::session::{self, Parts, Passes, Record, Shared, capped, refuse_wide, since_epoch};
+use crate::takeover;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -85,16 +86,30 @@ impl Service {
         let (id, token) = (session_id(&bound.sandbox)?, generate()?);
         let url = format!("{}{SESSIONS_PATH}{}", self.streaming, token.secret());
         let ttl = self.shared.limits.token_ttl;
+        let record = Record {
+            id,
+            pod: bound.sandbox.pod.clone(),
+            requester: caller,
+            labels: checked.labels,
+            hold: checked.hold,
+            created_at: SystemTime::now(),
+            attached: false,
+            pass: (&token).into(),
+            previous: None,
+        };
+        let deposit = takeover::deposit(&*self.binder, &bound, &record).await;
         let session = session::start(
             Parts {
-                id,
+                id: record.id,
                 bound,
-                requester: caller,
-                labels: checked.labels,
-                hold: checked.hold,
+                requester: record.requester,
+                labels: record.labels,
+                hold: record.hold,
                 slot,
                 binder: Arc::clone(&self.binder),
-                token,
+                created_at: record.created_at,
+                passes: Passes::Token(token),
+                deposit,
             },
             &self.shared,
         )?;

@@ -10,14 +10,16 @@ mod bind;
 mod control;
 mod holder;
 mod listens;
+mod record;
 mod rejections;
 mod spare;
 mod tunnels;
 
-pub use actor::{Parts, start};
+pub use actor::{Parts, Passes, start};
 pub use admission::{Admission, Arrival, TunnelKind};
 pub use bind::{bind, refuse_wide, status};
 pub use listens::{Adopt, AdoptSockets, Adopted, Listens};
+pub use record::Record;
 pub use spare::Spare;
 
 use admission::Arrivals;
@@ -101,7 +103,12 @@ pub enum Command {
     Drain {
         /// How long they have; whoever commands this sees to it.
         within: Duration,
+        /// Do not end then, if the next serve can go on with the session: wait to
+        /// be told to leave.
+        stay: bool,
     },
+    /// Leave everything to the next serve, or end if that is impossible.
+    Leave,
     /// End, for this reason.
     Stop(Failure),
 }
@@ -131,6 +138,8 @@ pub struct Session {
     commands: mpsc::Sender<Command>,
     /// Clients between their token or ticket and their tunnel.
     arrivals: watch::Sender<Arrivals>,
+    /// Cancelled when nothing is open any more in a session that is to be left.
+    settled: CancellationToken,
     /// Cancelled when the session gave everything back.
     finished: CancellationToken,
 }
@@ -170,6 +179,15 @@ impl Session {
     /// Waits until the session gave everything back.
     pub async fn finished(&self) {
         self.finished.cancelled().await;
+    }
+
+    /// Waits until the session can be left without cutting anything off, or is
+    /// over.
+    pub async fn settled(&self) {
+        tokio::select! {
+            () = self.settled.cancelled() => {}
+            () = self.finished() => {}
+        }
     }
 
     /// For lists.

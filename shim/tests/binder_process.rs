@@ -71,6 +71,7 @@ async fn hostile(process: &BinderProcess) -> Channel {
     let hello = wire::Hello {
         version: wire::VERSION,
         release: "x".to_owned(),
+        ..wire::Hello::default()
     };
     say(&channel, 0, ask::What::Hello(hello)).await;
     let welcome = hear(&channel).await.expect("welcome");
@@ -244,7 +245,7 @@ apart! {
         assert_eq!(hear(&channel).await, None);
         // Another version is told so, in a sentence.
         let channel = Channel::connect(&process.socket()).expect("connected");
-        let old = wire::Hello { version: 0, release: "0.0.1".to_owned() };
+        let old = wire::Hello { release: "0.0.1".to_owned(), ..wire::Hello::default() };
         say(&channel, 0, ask::What::Hello(old)).await;
         let Some((0, answer::What::Failed(failed))) = hear(&channel).await else {
             panic!("not told");

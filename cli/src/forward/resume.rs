@@ -23,6 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Longest restart of a server that is waited for, whatever it says of itself.
+const LONGEST_RESTART: Duration = Duration::from_secs(300);
+
 /// What it takes to come back.
 #[derive(Debug)]
 pub(super) struct Resume {
@@ -33,6 +36,9 @@ pub(super) struct Resume {
     /// less, and what it promises beyond is not believed.
     wanted: Duration,
     hold: Duration,
+    /// How long the listeners outlive a restart of the server, however short the
+    /// hold.
+    restart: Duration,
     /// Where the latest ticket leads; it is used up by the first answer.
     ticket: Option<StreamUrl>,
 }
@@ -45,6 +51,7 @@ impl Resume {
             session_id: ready.session_id.clone(),
             wanted,
             hold: Duration::ZERO,
+            restart: Duration::ZERO,
             ticket: None,
         };
         resume.renew(ready);
@@ -53,6 +60,7 @@ impl Resume {
 
     fn renew(&mut self, ready: &Ready) {
         self.hold = Duration::from_millis(ready.hold_ms).min(self.wanted);
+        self.restart = Duration::from_millis(ready.restart_hold_ms).min(LONGEST_RESTART);
         self.keep(&ready.tickets.clone().unwrap_or_default());
     }
 
@@ -65,18 +73,24 @@ impl Resume {
         &self.session_id
     }
 
-    /// How long the node holds the listeners, and we try to come back to them:
-    /// never longer than the user asked for.
+    /// How long the node holds the listeners when the connection is lost: never
+    /// longer than the user asked for.
     pub(super) fn hold(&self) -> Duration {
         self.hold
     }
 
-    /// Whether there is a way back.
-    pub(super) fn is_possible(&self) -> bool {
-        self.ticket.is_some() && !self.hold.is_zero()
+    /// How long we try to come back: for the hold, or for as long as the listeners
+    /// outlive a restart of the server, which looks the same from here.
+    pub(super) fn patience(&self) -> Duration {
+        self.hold.max(self.restart)
     }
 
-    /// Tries until the tunnel is back or the hold is over. What is announced
+    /// Whether there is a way back.
+    pub(super) fn is_possible(&self) -> bool {
+        self.ticket.is_some() && !self.patience().is_zero()
+    }
+
+    /// Tries until the tunnel is back or there is no more sense in it. What is announced
     /// must be what was announced at first.
     pub(super) async fn come_back(
         &mut self,
@@ -85,7 +99,7 @@ impl Resume {
         mapping: &Mapping,
         limit: Duration,
     ) -> Result<Live, Fault> {
-        let deadline = Instant::now() + self.hold;
+        let deadline = Instant::now() + self.patience();
         let mut pause = FIRST_PAUSE;
         let mut last = String::from("it was not reached");
         loop {

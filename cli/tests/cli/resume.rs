@@ -81,6 +81,73 @@ async fn without_a_hold_a_lost_tunnel_is_the_end() {
         .failed(7, "the connection to sandbox/web is lost");
 }
 
+/// A forward without a hold, at a node that outlives restarts for so long.
+async fn restarting(restart_hold_ms: u64) -> Node {
+    Node::announcing(0, move |ready| pb::Ready {
+        restart_hold_ms,
+        ..ready
+    })
+    .await
+}
+
+const PLAIN: [&str; 5] = ["forward", "sandbox/web", "0:3000", "-o", "json"];
+
+#[tokio::test]
+async fn a_server_that_restarts_is_waited_for_without_a_hold() {
+    let mut node = restarting(5_000).await;
+    let mut program = Program::start(&node.fake, &PLAIN);
+    let tunnel = node.tunnel().await;
+    let ready = program.event().await;
+    assert_eq!(
+        (&ready["event"], &ready["hold_ms"]),
+        (&json!("ready"), &json!(0))
+    );
+    tunnel.cut();
+    let lost = program.event().await;
+    assert_eq!(
+        (&lost["event"], &lost["hold_ms"]),
+        (&json!("lost"), &json!(5000))
+    );
+    let back = node.tunnel().await;
+    assert_ne!(back.token, "TOKEN-SECRET", "it came with its ticket");
+    assert_eq!(program.event().await["event"], "reconnected");
+    program.signal(Signal::SIGINT);
+    assert_eq!(program.end().await.code, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_did_not_restart_says_so_and_the_forward_is_lost() {
+    let fake = crate::support::Fake::builder()
+        .stream(|mut raw| async move {
+            if raw.token() != "TOKEN-SECRET" {
+                raw.send("HTTP/1.1 404 Not Found\r\nsternline-reason: token_unknown\r\nContent-Length: 0\r\n\r\n")
+                    .await;
+                return;
+            }
+            let ready = pb::Ready {
+                session_id: "s1".into(),
+                bound: vec![pb::Bound {
+                    listener_id: 0,
+                    address: "::1".into(),
+                    port: 9,
+                }],
+                restart_hold_ms: 60_000,
+                tickets: Some(pb::Tickets {
+                    join: String::new(),
+                    resume: "RESUME-SECRET".into(),
+                }),
+                ..pb::Ready::default()
+            };
+            let tunnel = Tunnel::open(raw, Some(ready)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            tunnel.cut();
+        })
+        .start()
+        .await;
+    let run = Program::run(&fake, &["forward", "sandbox/web", "[::1]:9"]).await;
+    run.failed(7, "the connection to sandbox/web is lost");
+}
+
 #[tokio::test]
 async fn it_is_given_up_when_the_hold_is_over() {
     let mut node = holding(700).await;

@@ -135,6 +135,7 @@ fn ready(node: &Node, session: &Arc<Session>, kind: Kind) -> pb::Ready {
         limits: Some(node.limits()),
         hold_ms: u64::try_from(session.hold.as_millis()).unwrap_or(u64::MAX),
         tickets: Some(session.tickets()),
+        restart_hold_ms: 0,
     };
     if faults.has("ready-other-session") {
         ready.session_id.push('x');

@@ -20,6 +20,7 @@ mod switching;
 mod tls;
 mod transfer;
 mod tunnels;
+mod upgrading;
 
 use crate::support::runner::Story;
 
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Story> {
         faults::stories(),
         runtimes::stories(),
         apart::stories(),
+        upgrading::stories(),
         pressure::stories(),
         floods::stories(),
     ]

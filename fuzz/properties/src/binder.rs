@@ -4,11 +4,13 @@ use crate::input::Input;
 use sternline_api::listen::{Bind as At, Listen};
 use sternline_api::{Failure, Reason};
 use sternline_shim::binder::wire::convert::sentence;
+use sternline_shim::binder::wire::keep::MAX_RECORD;
 use sternline_shim::binder::wire::{
-    Bind, Watch, answer, ask, decode_answer, decode_ask, encode_answer, encode_ask,
+    Bind, Socket, Watch, answer, ask, decode_answer, decode_ask, encode_answer, encode_ask,
 };
 use sternline_shim::binder::{BindRequest, BinderStatus, SandboxTarget};
 use sternline_shim::sandbox::Watched;
+use sternline_shim::session::Record;
 
 /// What is read is written and read the same; what is let through obeys every
 /// limit, and no socket is taken for a listener that was not asked for.
@@ -51,7 +53,38 @@ fn from_serve(packet: &[u8]) {
         ask::What::Find(target) => {
             let _ = SandboxTarget::from(target);
         }
-        ask::What::Hello(_) | ask::What::Status(_) | ask::What::Release(_) => {}
+        ask::What::Keep(keep) => {
+            let sockets = keep.sockets.len();
+            assert!(keep.checked(sockets + 1).is_err());
+            if let Ok(watched) = keep.checked(sockets) {
+                is_bounded(&keep.key, &keep.sockets, keep.record.as_deref());
+                assert_eq!(watched.is_some(), keep.sandbox.is_some());
+            }
+        }
+        ask::What::Discard(discard) => {
+            if discard.checked().is_ok() {
+                is_bounded(&discard.key, &[], None);
+            }
+        }
+        ask::What::Hello(hello) => {
+            if hello.checked().is_ok() {
+                assert!(hello.name.len() <= 512 && hello.instance.len() <= 512);
+            }
+        }
+        ask::What::Status(_) | ask::What::Release(_) | ask::What::Take(_) => {}
+    }
+}
+
+/// What is kept, or was left, is within the bounds of both ends.
+fn is_bounded(key: &str, sockets: &[Socket], record: Option<&[u8]>) {
+    assert!((1..=64).contains(&key.len()) && !key.contains(['/', '\0', ' ']));
+    assert!(sockets.iter().all(|socket| socket.address.len() <= 512));
+    let Some(record) = record else { return };
+    assert!(record.len() <= MAX_RECORD);
+    // What the process before has left is read as it was written.
+    if let Ok(read) = Record::decode(record) {
+        assert_eq!(Record::decode(&read.encode()).ok().as_ref(), Some(&read));
+        assert!(!read.id.is_empty() && read.id.len() <= 64);
     }
 }
 
@@ -89,6 +122,19 @@ fn from_the_binder(packet: &[u8]) {
         answer::What::Status(status) => {
             let _ = BinderStatus::from(status);
         }
-        answer::What::Welcome(_) | answer::What::Found(_) | answer::What::Watching(_) => {}
+        answer::What::Taken(taken) => {
+            let sockets = taken.sockets.len();
+            assert!(taken.checked(sockets + 1).is_err());
+            if taken.checked(sockets).is_ok() {
+                assert_eq!(taken.more, !taken.key.is_empty());
+                if taken.more {
+                    is_bounded(&taken.key, &taken.sockets, taken.record.as_deref());
+                }
+            }
+        }
+        answer::What::Welcome(_)
+        | answer::What::Found(_)
+        | answer::What::Watching(_)
+        | answer::What::Kept(_) => {}
     }
 }

@@ -5,12 +5,19 @@
 //! pauses, and has the same sandboxes watched again; until then every request
 //! fails with a sentence that says so.
 
+mod kept;
 mod link;
 mod pending;
 
+use super::deposits::{Content, Deposits, Refused};
+use super::wire::Socket;
 use super::{BindRequest, Binder, BinderStatus, Bound, Gone, Sandbox, SandboxTarget};
+use crate::cache::Pass;
 use crate::sandbox::Watched;
+use kept::Kept;
 use link::Link;
+pub(super) use pending::listening;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
@@ -25,11 +32,39 @@ const STATUS: Duration = Duration::from_secs(6);
 
 /// What the connection's task is asked to do. Whoever asked may have gone when
 /// it is done: then the answer is dropped, and with it what was bound.
-enum Order {
+pub(super) enum Order {
     Bind(BindRequest, oneshot::Sender<Result<Bound, Failure>>),
     Find(SandboxTarget, oneshot::Sender<Result<Sandbox, Failure>>),
     Watch(Watched, oneshot::Sender<Result<Gone, Failure>>),
     Status(oneshot::Sender<Result<BinderStatus, Failure>>),
+    Take(oneshot::Sender<Result<Vec<(String, Content)>, Failure>>),
+    Deposit(Change),
+}
+
+/// What is to change of what is deposited, see [`Deposits`].
+pub(super) enum Change {
+    /// Keep this too.
+    Keep {
+        key: String,
+        sockets: Vec<(Socket, OwnedFd)>,
+        record: Option<Vec<u8>>,
+        watched: Option<Watched>,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Discard {
+        key: String,
+        listener_id: Option<u32>,
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// What this process is to the binder.
+#[derive(Debug)]
+struct Own {
+    /// Shared with the serve before and the one after; empty if nothing is kept.
+    name: String,
+    /// Of this process alone.
+    instance: String,
 }
 
 /// Asks the binder process. Its task ends when this is dropped.
@@ -39,6 +74,8 @@ pub struct ProcessBinder {
     path: PathBuf,
     /// Sandboxes that the binder is asked to watch.
     watched: watch::Receiver<usize>,
+    /// Nothing is kept for one without a name.
+    deposits: Option<Deposits>,
 }
 
 impl ProcessBinder {
@@ -46,13 +83,37 @@ impl ProcessBinder {
     /// inside a tokio runtime.
     #[must_use]
     pub fn new(path: &Path) -> Self {
+        Self::named(path, "")
+    }
+
+    /// As [`ProcessBinder::new`], and what is left with the binder is for the next
+    /// process of this name. Two at once must not have the same.
+    #[must_use]
+    pub fn named(path: &Path, name: &str) -> Self {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (count, watched) = watch::channel(0);
-        tokio::spawn(Link::new(path.to_owned(), inbox, count).run());
+        let (keeps, grace) = watch::channel(None);
+        let instance = Pass::generate().map(|pass| pass.secret().to_owned());
+        // One that is like no other cannot be told from its predecessor: it has
+        // nothing kept.
+        let name = if instance.is_ok() { name } else { "" };
+        let own = Own {
+            name: name.to_owned(),
+            instance: instance.unwrap_or_default(),
+        };
+        let refused = Refused::default();
+        let kept = Kept::new(keeps, refused.clone());
+        let deposits = (!name.is_empty()).then(|| Deposits {
+            orders: orders.clone(),
+            grace,
+            refused,
+        });
+        tokio::spawn(Link::new(path.to_owned(), own, inbox, count, kept).run());
         Self {
             orders,
             path: path.to_owned(),
             watched,
+            deposits,
         }
     }
 
@@ -85,6 +146,10 @@ impl Binder for ProcessBinder {
 
     async fn watch(&self, sandbox: Watched) -> Result<Gone, Failure> {
         self.ask(|reply| Order::Watch(sandbox, reply)).await
+    }
+
+    fn deposits(&self) -> Option<Deposits> {
+        self.deposits.clone()
     }
 
     async fn status(&self) -> BinderStatus {

@@ -20,12 +20,18 @@ struct Addresses {
     socket: PathBuf,
 }
 
+/// Descriptors left free beside those that are kept: for binds under way, the
+/// runtime's socket and looks at namespaces.
+const DESCRIPTOR_RESERVE: u64 = 768;
+
 /// A binder whose socket is bound.
 #[derive(Debug)]
 pub struct BinderApp {
     config: BinderConfig,
     listener: OwnedFd,
     endpoint: Endpoint,
+    /// How many it may have open.
+    descriptors: u64,
 }
 
 impl BinderApp {
@@ -34,7 +40,7 @@ impl BinderApp {
     /// # Errors
     /// An address that cannot be bound, or a `/proc` that cannot be read.
     pub fn bind(config: BinderConfig) -> anyhow::Result<Self> {
-        let _ = raise_descriptor_limit();
+        let descriptors = raise_descriptor_limit();
         HostNetwork::detect()?;
         if let Some(path) = &config.ready_file {
             clear_ready_file(path, Kind::Binder)?;
@@ -45,6 +51,7 @@ impl BinderApp {
             config,
             listener,
             endpoint,
+            descriptors,
         })
     }
 
@@ -58,6 +65,7 @@ impl BinderApp {
             config,
             listener,
             endpoint,
+            descriptors,
         } = self;
         let guests = Guests {
             own: nix::unistd::Uid::effective().as_raw(),
@@ -65,7 +73,17 @@ impl BinderApp {
         };
         let hangups = Hangups::begin()?;
         let binder = config.source.local_binder()?;
-        let limits = ServerLimits::from(config.limits);
+        let mut limits = ServerLimits::from(config.limits);
+        let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE).max(1);
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        if limits.keep.descriptors > room {
+            tracing::info!(
+                room,
+                descriptors,
+                "--max-kept-descriptors is lowered to what the descriptor limit leaves"
+            );
+            limits.keep.descriptors = room;
+        }
         let server = Server::new(listener, Arc::clone(&binder), guests, limits)?;
         let ready = config.ready_file.as_deref().map(|path| {
             let socket = config.socket.clone();

@@ -2,11 +2,14 @@
 
 mod connection;
 mod endpoint;
+mod keeper;
 
 pub use endpoint::Endpoint;
+pub use keeper::KeepLimits;
 
 use super::{Binder, channel::Channel, wire};
 use connection::Connection;
+use keeper::Keeper;
 use rustix::net::sockopt::socket_peercred;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,6 +35,8 @@ pub struct ServerLimits {
     pub requests: u32,
     /// Sandboxes that one connection may have watched, one for each session.
     pub watches: u32,
+    /// What is kept for the next serve.
+    pub keep: KeepLimits,
 }
 
 impl Default for ServerLimits {
@@ -40,6 +45,7 @@ impl Default for ServerLimits {
             connections: 4,
             requests: 64,
             watches: 4096,
+            keep: KeepLimits::default(),
         }
     }
 }
@@ -51,6 +57,7 @@ pub struct Refusals {
     connections: AtomicU64,
     requests: AtomicU64,
     watches: AtomicU64,
+    kept: AtomicU64,
 }
 
 /// Who may come in.
@@ -80,6 +87,7 @@ struct Shared {
     binder: Arc<dyn Binder>,
     limits: ServerLimits,
     refusals: Refusals,
+    keeper: Arc<Keeper>,
 }
 
 impl Server {
@@ -97,6 +105,7 @@ impl Server {
         Ok(Self {
             listener: UnixListener::from_std(listener.into())?,
             shared: Arc::new(Shared {
+                keeper: Keeper::new(limits.keep, Arc::clone(&binder)),
                 binder,
                 limits,
                 refusals: Refusals::default(),
@@ -125,7 +134,7 @@ impl Server {
                 self.turn_away(&channel);
                 continue;
             };
-            let connection = Connection::new(channel, Arc::clone(&self.shared));
+            let connection = Connection::new(channel, peer.1, Arc::clone(&self.shared));
             let stop = stop.clone();
             tasks.spawn(async move {
                 tracing::info!(pid = peer.0, uid = peer.1, "serve is connected");
@@ -137,6 +146,7 @@ impl Server {
         }
         tasks.close();
         tasks.wait().await;
+        self.shared.keeper.clear();
     }
 
     async fn accept(&self) -> io::Result<Channel> {

@@ -5,6 +5,9 @@
 //! whole, and what it says is checked before it is used ([`convert`]).
 
 pub mod convert;
+pub mod keep;
+
+pub use keep::{Discard, Keep, Taken};
 
 use prost::Message as _;
 use sternline_api::v1alpha1 as pb;
@@ -44,7 +47,7 @@ pub struct Ask {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is asked.
-    #[prost(oneof = "ask::What", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ask::What", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub what: Option<ask::What>,
 }
 
@@ -71,6 +74,15 @@ pub mod ask {
         /// Forget the bind or the watch with this request's id, whatever came of it.
         #[prost(message, tag = "7")]
         Release(super::Nothing),
+        /// Keep the descriptors beside this for whoever serves next.
+        #[prost(message, tag = "8")]
+        Keep(super::Keep),
+        /// Close what was kept.
+        #[prost(message, tag = "9")]
+        Discard(super::Discard),
+        /// Hand over what the serve before has left, and keep it on.
+        #[prost(message, tag = "10")]
+        Take(super::Nothing),
     }
 }
 
@@ -81,7 +93,7 @@ pub struct Answer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// What is answered.
-    #[prost(oneof = "answer::What", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "answer::What", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub what: Option<answer::What>,
 }
 
@@ -111,6 +123,12 @@ pub mod answer {
         /// The sandbox of this bind or watch is gone; the last word about it.
         #[prost(message, tag = "8")]
         Gone(super::Gone),
+        /// To the last packet of a `keep`, and to `discard`: it is done.
+        #[prost(message, tag = "9")]
+        Kept(super::Nothing),
+        /// To `take`: a part of what was left, or that this was all.
+        #[prost(message, tag = "10")]
+        Taken(super::Taken),
     }
 }
 
@@ -127,6 +145,17 @@ pub struct Hello {
     /// Release of the program, for messages.
     #[prost(string, tag = "2")]
     pub release: String,
+    /// From serve: under what its listeners are kept, which its successor shares;
+    /// empty if nothing is to be kept.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// From serve: which process it is, the same on every connection of it.
+    #[prost(string, tag = "4")]
+    pub instance: String,
+    /// From the binder: how long it keeps what a serve left, in milliseconds; 0 if
+    /// it keeps nothing.
+    #[prost(uint64, tag = "5")]
+    pub restart_grace_ms: u64,
 }
 
 /// Which sandbox is meant: an id, or a pod.
@@ -320,6 +349,7 @@ mod tests {
         let hello = Hello {
             version: VERSION,
             release: "1.2.3".to_owned(),
+            ..Hello::default()
         };
         let packet = encode_ask(7, ask::What::Hello(hello.clone()));
         let (id, heard) = decode_ask(&packet).expect("ours");

@@ -1,10 +1,11 @@
 //! Settings of `sternline-shim binder`, and of a serve that uses one.
 
-use super::{LogArgs, SourceArgs};
-use crate::binder::server::ServerLimits;
+use super::{LogArgs, SourceArgs, duration};
+use crate::binder::server::{KeepLimits, ServerLimits};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 use sternline_api::socket;
 
 /// Where the binder listens unless told otherwise. Not beside serve's sockets: in
@@ -52,6 +53,15 @@ pub struct BinderLimitArgs {
     /// Sandboxes that a connection has watched, one for each session.
     #[arg(long, value_name = "N", default_value_t = ServerLimits::default().watches, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_watches: u32,
+    /// Keep the listeners of a serve that is gone for so long, for the next one; 0s keeps none.
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = duration(0, 300_000))]
+    restart_grace: Duration,
+    /// Sessions whose listeners are kept.
+    #[arg(long, value_name = "N", default_value_t = KeepLimits::default().entries, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_kept: u32,
+    /// Sockets that are kept; lowered to what the descriptor limit leaves.
+    #[arg(long, value_name = "N", default_value_t = KeepLimits::default().descriptors, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_kept_descriptors: u32,
 }
 
 impl From<BinderLimitArgs> for ServerLimits {
@@ -60,6 +70,11 @@ impl From<BinderLimitArgs> for ServerLimits {
             connections: args.max_connections,
             requests: args.max_requests,
             watches: args.max_watches,
+            keep: KeepLimits {
+                grace: args.restart_grace,
+                entries: args.max_kept,
+                descriptors: args.max_kept_descriptors,
+            },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The task that owns a session's parts and decides what becomes of it.
 
 mod end;
+mod leaving;
 mod listeners;
 mod setup;
 mod tickets;
@@ -9,10 +10,11 @@ use super::accept::Forwarder;
 use super::control::{self, Control, Heard};
 use super::rejections::Rejections;
 use super::tunnels::Tunnels;
-use super::{Admission, Arrivals, Command, Counts, Session, Shared, TunnelKind, Visible, capped};
+use super::{Arrivals, Command, Counts, Session, Shared, Visible, capped};
 use crate::audit::Subject;
+use crate::binder::deposits::Deposit;
 use crate::binder::{Binder, Bound, Gone, SandboxTarget};
-use crate::cache::Pass;
+use crate::cache::{Pass, Verifier};
 use crate::drain;
 use crate::metrics;
 use crate::registry::Slot;
@@ -58,8 +60,24 @@ pub struct Parts {
     pub slot: Slot,
     /// For listeners that the client adds later.
     pub binder: Arc<dyn Binder>,
-    /// Its token, not yet in the cache.
-    pub token: Pass,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// What clients come with.
+    pub passes: Passes,
+    /// What the binder keeps of it for the next serve.
+    pub deposit: Option<Deposit>,
+}
+
+/// What clients come to a session with.
+pub enum Passes {
+    /// A new session's token, not yet in the cache.
+    Token(Pass),
+    /// The token of a session that the serve before has made, and how long it is
+    /// still good for.
+    LeftToken(Verifier, Duration),
+    /// The tickets of a session that the serve before had a client of, and how
+    /// long that client may take to come back.
+    Left(Vec<Verifier>, Duration),
 }
 
 /// Starts a session: puts its token into the cache, publishes it and spawns its
@@ -77,7 +95,9 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         hold,
         mut slot,
         binder,
-        token,
+        created_at,
+        passes,
+        deposit,
     } = parts;
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let audit = shared.audit.session(|| {
@@ -89,7 +109,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         sandbox: bound.sandbox,
         requester,
         labels,
-        created_at: SystemTime::now(),
+        created_at,
         hold,
         traffic: Traffic::below(&shared.traffic),
         counts: Counts::default(),
@@ -100,24 +120,18 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         }),
         commands,
         arrivals: watch::Sender::default(),
+        settled: CancellationToken::new(),
         finished: CancellationToken::new(),
     });
     let sockets = listeners::adopt(bound.sockets, &*shared.adopt)?;
-    let ttl = shared.limits.token_ttl;
-    let admission = Admission {
-        session: Arc::clone(&session),
-        kind: TunnelKind::First,
-        generation: 0,
+    let mut tickets = Tickets::new(Arc::clone(&session), Arc::clone(shared));
+    let attached = matches!(passes, Passes::Left(..));
+    // From here on taken back on the way out.
+    let wait = match passes {
+        Passes::Token(token) => tickets.begin((&token).into(), shared.limits.token_ttl)?,
+        Passes::LeftToken(token, wait) => tickets.begin(token, wait)?,
+        Passes::Left(left, wait) => tickets.restore(left, wait),
     };
-    let inserted = shared.passes.insert_token(&token, ttl, admission);
-    inserted.map_err(|full| {
-        Failure::new(
-            Reason::TokenLimit,
-            format!("{full} (--max-tokens): try again in a moment"),
-        )
-    })?;
-    // From here on dropped, and with it taken back, on the way out.
-    let tickets = Tickets::new(Arc::clone(&session), Arc::clone(shared), token);
     slot.publish(&session)?;
     let tunnels = Tunnels::new(Arc::clone(&session));
     let forwarder = Forwarder {
@@ -153,8 +167,10 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         control_tasks: TaskTracker::new(),
         tickets,
         arrivals: session.arrivals.subscribe(),
-        deadline: Some(Instant::now() + ttl),
-        attached: false,
+        deadline: Some(Instant::now() + wait),
+        attached,
+        deposit: deposit.map(Arc::new),
+        leaving: false,
         goodbye: false,
         next_tunnel: 0,
         _active: metrics::Active::session(),
@@ -194,6 +210,10 @@ struct Actor {
     deadline: Option<Instant>,
     /// A client came at least once.
     attached: bool,
+    /// What the binder keeps of it.
+    deposit: Option<Arc<Deposit>>,
+    /// It drains, and is to be left to the next serve then.
+    leaving: bool,
     /// The client said its last word.
     goodbye: bool,
     next_tunnel: u64,
@@ -207,6 +227,7 @@ struct Actor {
 enum Turn {
     Go,
     End(Failure),
+    Leave,
 }
 
 impl Actor {
@@ -216,6 +237,7 @@ impl Actor {
         let mut tell = interval(TELL_REJECTIONS);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reason = loop {
+            let settled = self.session.settled.is_cancelled();
             let deadline = self.deadline.filter(|_| !self.is_awaited());
             // What a client can send without end comes last, what frees things
             // first; a client that comes in time is let in.
@@ -224,22 +246,27 @@ impl Actor {
                 sentence = gone.wait() => Turn::End(Failure::new(Reason::SandboxGone, sentence)),
                 Some(command) = inbox.recv() => self.obey(command),
                 Some(driven) = self.drivers.join_next() => self.tunnel_ended(driven.ok()),
-                Some(set_up) = self.setups.join_next() => self.tunnel_ready(set_up.ok()),
+                Some(set_up) = self.setups.join_next() => self.tunnel_ready(set_up.ok()).await,
                 Ok(()) = self.arrivals.changed() => Turn::Go,
                 Some(change) = self.changes.join_next() => self.changed(change.ok()),
                 // Only once it drains.
-                () = self.forwarder.streams.wait() => Turn::End(drain::end_of(&self.session)),
+                () = self.forwarder.streams.wait(), if !settled => self.drained(),
                 _ = tell.tick(), if self.control.is_some() => { self.tell_rejections(); Turn::Go }
                 () = sleep_until_some(deadline) => self.out_of_time(),
                 heard = control::hear(&mut self.control) => self.heed(heard),
             };
-            if let Turn::End(reason) = turn {
-                break reason;
+            match turn {
+                Turn::Go => {}
+                Turn::End(reason) => break Some(reason),
+                Turn::Leave => break None,
             }
         };
         // From here on nobody is heard.
         inbox.close();
-        self.end(reason).await;
+        match reason {
+            Some(reason) => self.end(reason).await,
+            None => self.leave().await,
+        }
     }
 
     fn obey(&mut self, command: Command) -> Turn {
@@ -248,22 +275,14 @@ impl Actor {
                 self.attach(io, arrival);
                 Turn::Go
             }
-            Command::Drain { within } => {
-                self.drain(within);
+            Command::Drain { within, stay } => {
+                self.drain(within, stay);
                 Turn::Go
             }
+            Command::Leave if self.grace().is_some() => Turn::Leave,
+            Command::Leave => Turn::End(drain::end_of(&self.session)),
             Command::Stop(reason) => Turn::End(reason),
         }
-    }
-
-    /// Takes no more connections, says so, and ends once none is open.
-    fn drain(&mut self, within: Duration) {
-        self.forwarder.draining.cancel();
-        let streams = self.forwarder.streams.len();
-        self.forwarder.streams.close();
-        tracing::debug!(streams, "draining");
-        let notice = drain::notice(&self.session, streams, within);
-        self.tell(Event::Draining(notice));
     }
 
     /// Whether a client is on the way that would bring the session to life.
@@ -330,7 +349,10 @@ impl Actor {
     fn control_lost(&mut self) -> Turn {
         self.control = None;
         self.tunnels.close();
-        let hold = self.session.hold;
+        let mut hold = self.session.hold;
+        if self.leaving {
+            hold = hold.max(self.grace().unwrap_or_default());
+        }
         if hold.is_zero() && !self.is_awaited() {
             return Turn::End(self.gave_up());
         }

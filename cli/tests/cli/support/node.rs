@@ -98,6 +98,7 @@ impl Node {
                             join: "JOIN-SECRET".into(),
                             resume: "RESUME-SECRET-1".into(),
                         }),
+                        ..pb::Ready::default()
                     };
                     let tunnel = Tunnel::open(raw, Some(change(ready))).await;
                     let _ = found.send(tunnel).await;

@@ -2,9 +2,14 @@
 
 use crate::{Args, Outcome, report};
 use nix::sys::signal::{SigSet, Signal};
-use socket2::{Domain, Socket, Type};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use sternline_e2e::report::{Listeners, Listening};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+use sternline_e2e::report::{Besieged, Listeners, Listening};
+
+/// How long a connection may take to stand while its port is besieged.
+const BESIEGE: Duration = Duration::from_secs(5);
 
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
@@ -34,6 +39,55 @@ pub(crate) fn listen(args: &Args) -> Outcome {
         until_terminated()?;
     }
     Ok(())
+}
+
+/// Tries to listen on each of some ports, on both addresses, over and over, and to
+/// connect to one of them in each round; says what came of it until it is killed.
+pub(crate) fn besiege(args: &Args) -> Outcome {
+    let (first, count): (u16, u16) = (args.need("first")?, args.need("count")?);
+    args.done()?;
+    let ports = first..first + count;
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let mut besieged = Besieged::default();
+    for port in ports.clone().cycle() {
+        for (ip, port) in loopback
+            .iter()
+            .flat_map(|ip| ports.clone().map(move |p| (*ip, p)))
+        {
+            let address = SocketAddr::new(ip, port);
+            if is_free(address)? {
+                besieged.free.push(address);
+            }
+        }
+        let address = SocketAddr::new(loopback[0], port);
+        match TcpStream::connect_timeout(&address, BESIEGE) {
+            // Nobody is to wait for what this one has to say.
+            Ok(stream) => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+            Err(_) => besieged.refused.push(address),
+        }
+        besieged.rounds += 1;
+        if besieged.rounds.is_multiple_of(20) || !besieged.free.is_empty() {
+            report(&besieged)?;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether an application could listen there that shares no port but with what is
+/// over.
+fn is_free(address: SocketAddr) -> std::io::Result<bool> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    let made = socket.bind(&address.into()).and_then(|()| socket.listen(1));
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 pub(crate) fn listeners(args: &Args) -> Outcome {

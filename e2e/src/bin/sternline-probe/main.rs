@@ -34,6 +34,7 @@ in a sandbox, towards --to ADDRESS:
   hold --connections           keep open until the end
 on itself:
   listen --address             bind and listen without SO_REUSEADDR; with --dual true for IPv4 too
+  besiege --first --count      try to take ports, and connect to them, without a pause
   listeners                    who listens here
   serve-transfer --address --send --receive --seed   the other side of transfer
   pause                        wait for SIGTERM";
@@ -65,6 +66,7 @@ fn run() -> Outcome {
         "stall" => hold::stall,
         "hold" => hold::hold,
         "listen" => local::listen,
+        "besiege" => local::besiege,
         "listeners" => local::listeners,
         "serve-transfer" => client::serve_transfer,
         "pause" => local::pause,

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 /// A token waits for 2 s, a lost client is noticed within one; sandboxes are
 /// looked at ten times a second.
-const FLAGS: &str = "--token-ttl 2s --ping-interval 400ms --poll-interval 100ms";
+const FLAGS: &str = "--restart-grace 0s --token-ttl 2s --ping-interval 400ms --poll-interval 100ms";
 
 /// How long listeners outlive a lost client in the phase that is about it.
 const HOLD: &str = "--hold 2s";

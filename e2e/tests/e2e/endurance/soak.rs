@@ -31,7 +31,7 @@ const LANES: usize = 2;
 const SAY: Duration = Duration::from_secs(60);
 
 /// Short, so that what is drained does not make up most of the run.
-const FLAGS: &str = "--drain-timeout 1s --poll-interval 100ms";
+const FLAGS: &str = "--restart-grace 0s --drain-timeout 1s --poll-interval 100ms";
 
 /// What may happen amid the exchanges of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

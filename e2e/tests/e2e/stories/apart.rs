@@ -252,7 +252,10 @@ async fn a_binder_that_freezes_is_not_waited_for_for_ever(stage: &mut Stage) -> 
 }
 
 async fn both_go_when_they_are_told_to(stage: &mut Stage) -> Result<()> {
-    let (pod, mut shim) = (stage.pod("web").await?, stage.shim_apart("").await?);
+    let (pod, mut shim) = (
+        stage.pod("web").await?,
+        stage.shim_apart("--restart-grace 0s").await?,
+    );
     call(&shim, request(&pod, &[8080])).await?;
     shim.signal(Signal::SIGTERM)?;
     same("exit code of serve", shim.exit(SOON).await?.code, 0)?;

@@ -179,7 +179,10 @@ async fn the_socket_is_for_its_owner_alone(stage: &mut Stage) -> Result<()> {
 }
 
 async fn a_shim_that_was_killed_can_be_started_again_in_its_place(stage: &mut Stage) -> Result<()> {
-    let (pod, mut shim) = (stage.pod("web").await?, stage.shim("").await?);
+    let (pod, mut shim) = (
+        stage.pod("web").await?,
+        stage.shim("--restart-grace 0s").await?,
+    );
     call(&shim, request(&pod, &[8080])).await?;
     shim.kill().await?;
     ensure!(shim.socket().exists(), "nothing is left to be in the way");

@@ -113,7 +113,7 @@ async fn bad_specs_are_usage_errors_before_anything_is_contacted(stage: &mut Sta
 }
 
 async fn without_a_shim_it_says_so(stage: &mut Stage) -> Result<()> {
-    let mut shim = stage.shim("").await?;
+    let mut shim = stage.shim("--restart-grace 0s").await?;
     shim.kill().await?;
     let refusal = stage.refused(&shim, "sandbox/web", "8080").await?;
     refusal.is(6, &[&shim.socket().display().to_string()])?;

@@ -35,7 +35,12 @@ impl Standing {
 }
 
 async fn a_shim_that_is_told_to_go_lets_connections_finish(stage: &mut Stage) -> Result<()> {
-    let mut standing = Standing::on(stage, "--drain-timeout 10m", "--hold 60s").await?;
+    let mut standing = Standing::on(
+        stage,
+        "--restart-grace 0s --drain-timeout 10m",
+        "--hold 60s",
+    )
+    .await?;
 
     standing.shim.signal(Signal::SIGTERM)?;
 
@@ -79,7 +84,7 @@ async fn an_idle_shim_goes_at_once(stage: &mut Stage) -> Result<()> {
     let target = Target::start(Manner::Echo).await?;
     let (pod, mut shim) = (
         stage.pod("web").await?,
-        stage.shim("--drain-timeout 10m").await?,
+        stage.shim("--restart-grace 0s --drain-timeout 10m").await?,
     );
     let words = format!("8080:{}", target.port());
     let mut forward = stage.forward(&shim, &pod, &words).await?;

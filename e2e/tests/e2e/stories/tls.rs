@@ -94,7 +94,7 @@ async fn shim_with(stage: &Stage, pair: &Pair, more: &str) -> Result<Shim> {
 
 async fn a_forward_crosses_a_network_over_tls(stage: &mut Stage) -> Result<()> {
     let world = World::new(stage).await?;
-    let mut shim = world.shim(stage, "").await?;
+    let mut shim = world.shim(stage, "--restart-grace 0s").await?;
     let words = world.words(8080, "");
     let station = &world.workstation;
     let mut forward = station.forward(stage, &shim, &world.pod, &words).await?;

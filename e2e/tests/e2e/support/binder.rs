@@ -18,6 +18,10 @@ const VARIABLE: &str = "STERNLINE_BINDER";
 /// The user that serve runs as beside a binder, and its group.
 pub(crate) const SERVE: u32 = 65_534;
 
+/// The binder's flag for how long it keeps what a serve left. Stories give it where
+/// they give serve's; in one process nothing is kept, and it means nothing.
+const GRACE: &str = "--restart-grace";
+
 /// Bound on its start.
 const START: Duration = Duration::from_secs(10);
 
@@ -65,7 +69,9 @@ impl Binder {
         while let Some(flag) = flags.next() {
             match flag {
                 "--allow-wide-bind" => all.push(flag.to_owned()),
-                "--log-format" => all.extend([flag, flags.next().unwrap_or("")].map(str::to_owned)),
+                GRACE | "--log-format" => {
+                    all.extend([flag, flags.next().unwrap_or("")].map(str::to_owned));
+                }
                 _ => {}
             }
         }
@@ -151,6 +157,15 @@ fn spawn(stage: &Stage, directory: &Path, flags: &[String]) -> Result<Process> {
         .arg(directory.join("ready"))
         .args(flags);
     stage.start("binder", command)
+}
+
+/// The flags that are serve's.
+pub(crate) fn without_grace(flags: &str) -> String {
+    let words: Vec<&str> = flags.split_whitespace().collect();
+    let is_grace = |at: usize| words[at] == GRACE || (at > 0 && words[at - 1] == GRACE);
+    let others = (0..words.len()).filter(|at| !is_grace(*at));
+    let others: Vec<&str> = others.map(|at| words[at]).collect();
+    others.join(" ")
 }
 
 /// Lets serve, as the user that it becomes, make its sockets in a directory.

@@ -1,10 +1,10 @@
 //! A running shim.
 
-use super::binder::{Binder, Form, SERVE, give_to_serve};
+use super::binder::{self, Binder, Form, SERVE, give_to_serve};
 use super::process::{Exit, Process, Usage};
 use super::stage::Stage;
 use super::{SOON, until};
-use super::{http, node};
+use super::{http, node, programs};
 use anyhow::{Context as _, Result, bail};
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
@@ -30,6 +30,7 @@ pub(crate) struct Shim {
     process: Process,
     binder: Option<Binder>,
     ready: Ready,
+    flags: String,
 }
 
 /// What the shim writes once everything listens.
@@ -56,9 +57,23 @@ impl Shim {
             Form::Whole => None,
             Form::Apart => Some(Binder::start(stage, flags).await?),
         };
-        let mut shim = Self::serve(stage, command, socket, flags, binder.as_ref()).await?;
+        let flags = binder::without_grace(flags);
+        let mut shim = Self::serve(stage, command, socket, &flags, binder.as_ref()).await?;
         shim.binder = binder;
         Ok(shim)
+    }
+
+    /// Starts another serve in the place of one that is gone, beside the same
+    /// binder, and waits until it listens.
+    ///
+    /// # Errors
+    /// It ends, or says nothing in time.
+    pub(crate) async fn serve_again(&mut self, stage: &Stage) -> Result<()> {
+        let command = Command::new(programs::shim()?);
+        let (socket, flags, binder) = (&self.ready.socket, &self.flags, self.binder.as_ref());
+        let next = Self::serve(stage, command, socket, flags, binder).await?;
+        (self.process, self.ready) = (next.process, next.ready);
+        Ok(())
     }
 
     /// Starts serve, beside a binder if one is given.
@@ -104,6 +119,7 @@ impl Shim {
             process,
             binder: None,
             ready,
+            flags: flags.to_owned(),
         })
     }
 

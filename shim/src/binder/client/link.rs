@@ -1,12 +1,14 @@
 //! The task that owns the connection to the binder.
 
+use super::kept::Kept;
 use super::pending::{Outcome, Pending};
-use super::{Order, unavailable};
+use super::{Order, Own, unavailable};
 use crate::binder::channel::{Channel, Packet};
 use crate::binder::wire::{self, WireError, answer, ask};
 use crate::sandbox::Watched;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-enum Loss {
+pub(super) enum Loss {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it closed the connection")]
@@ -57,18 +59,24 @@ pub(super) struct Link {
     watches: HashMap<u64, Watch>,
     /// Ends with the id of a watch that nobody waits for any more.
     unwanted: JoinSet<u64>,
-    pending: HashMap<u64, Pending>,
+    pub(super) pending: HashMap<u64, Pending>,
     next_id: u64,
     count: watch::Sender<usize>,
+    own: Own,
+    pub(super) kept: Kept,
 }
 
 impl Link {
     pub(super) fn new(
         path: PathBuf,
+        own: Own,
         orders: mpsc::Receiver<Order>,
         count: watch::Sender<usize>,
+        kept: Kept,
     ) -> Self {
         Self {
+            own,
+            kept,
             path,
             orders,
             watches: HashMap::new(),
@@ -100,6 +108,7 @@ impl Link {
                 }
                 Err(loss) => loss,
             };
+            self.kept.lost();
             let failure = unavailable(&self.path, &loss.to_string());
             for (_, pending) in self.pending.drain() {
                 pending.fail(failure.clone());
@@ -126,7 +135,10 @@ impl Link {
                 () = sleep_until(until) => return true,
                 Some(id) = self.unwanted.join_next() => self.forget(id.ok()),
                 order = self.orders.recv() => match order {
-                    Some(order) => Pending::new(order).0.fail(failure.clone()),
+                    Some(order) => match Pending::new(order) {
+                        Ok((pending, _)) => pending.fail(failure.clone()),
+                        Err(change) => self.kept.note(change),
+                    },
                     None => return false,
                 },
             }
@@ -139,12 +151,18 @@ impl Link {
         let hello = wire::Hello {
             version: wire::VERSION,
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.own.name.clone(),
+            instance: self.own.instance.clone(),
+            restart_grace_ms: 0,
         };
         send(&channel, 0, ask::What::Hello(hello)).await?;
         let first = timeout(PATIENCE, channel.receive()).await;
         let packet = first.map_err(|_| Loss::Silent)??.ok_or(Loss::Closed)?;
         match wire::decode_answer(&packet.bytes)? {
-            (0, answer::What::Welcome(hello)) if hello.version == wire::VERSION => {}
+            (0, answer::What::Welcome(hello)) if hello.version == wire::VERSION => {
+                let grace = Duration::from_millis(hello.restart_grace_ms);
+                self.kept.connected(grace);
+            }
             (0, answer::What::Welcome(hello)) => return Err(Loss::Version(hello.version)),
             (0, answer::What::Failed(failed)) => {
                 return Err(Loss::Refused(Failure::from(failed).message));
@@ -170,6 +188,9 @@ impl Link {
                     Some(order) => self.carry_out(order, channel).await?,
                     None => return Ok(()),
                 },
+                () = std::future::ready(()), if self.kept.is_behind() && self.pending.len() < MAX_PENDING => {
+                    self.catch_up(channel).await?;
+                }
                 Some(id) = self.unwanted.join_next() => {
                     if let Ok(id) = id {
                         send(channel, id, ask::What::Release(wire::Nothing {})).await?;
@@ -180,21 +201,29 @@ impl Link {
         }
     }
 
+    pub(super) fn next_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
     async fn carry_out(&mut self, order: Order, channel: &Channel) -> Result<(), Loss> {
-        let (pending, what) = Pending::new(order);
+        let (pending, what) = match Pending::new(order) {
+            Ok(asked) => asked,
+            Err(change) => return self.change(change, channel).await,
+        };
         // Who gave up while it waited wants nothing bound.
         if pending.is_unwanted() {
             return Ok(());
         }
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.next_id();
         let packet = wire::encode_ask(id, what);
         if packet.len() > wire::MAX_PACKET {
             pending.fail(unavailable(&self.path, "the request is too large for it"));
             return Ok(());
         }
         self.pending.insert(id, pending);
-        send_packet(channel, &packet).await
+        send_packet(channel, &packet, &[]).await
     }
 
     async fn heed(&mut self, packet: Packet, channel: &Channel) -> Result<(), Loss> {
@@ -221,6 +250,15 @@ impl Link {
             Outcome::Watch(sandbox, news) => self.watch(id, sandbox, news),
             // What the binder still has for it is not wanted.
             Outcome::Release => send(channel, id, ask::What::Release(wire::Nothing {})).await?,
+            Outcome::NotKept(key, failure) => self.not_kept(key, &failure, channel).await?,
+            Outcome::Taken(left, reply) => {
+                let kept = left
+                    .iter()
+                    .try_for_each(|(key, one)| self.kept.took(key, one));
+                let left = kept.map(|()| left).map_err(|_| super::pending::no_room());
+                // Whoever asked is gone: so is this process, soon.
+                let _ = reply.send(left);
+            }
         }
         Ok(())
     }
@@ -228,7 +266,9 @@ impl Link {
     /// An answer to what this task asked by itself: to watch again.
     fn heed_again(&self, id: u64, what: answer::What) -> Result<(), Loss> {
         match (self.watches.get(&id), what) {
-            (Some(_) | None, answer::What::Watching(_)) => Ok(()),
+            (_, answer::What::Watching(_)) => Ok(()),
+            // What this task closed, or deposited again, by itself.
+            (None, answer::What::Kept(_)) => Ok(()),
             (Some(watch), answer::What::Failed(failed)) => Err(Loss::Refused(format!(
                 "sandbox {} cannot be watched: {}",
                 watch.sandbox.id,
@@ -263,11 +303,15 @@ impl Link {
     }
 }
 
-async fn send(channel: &Channel, id: u64, what: ask::What) -> Result<(), Loss> {
-    send_packet(channel, &wire::encode_ask(id, what)).await
+pub(super) async fn send(channel: &Channel, id: u64, what: ask::What) -> Result<(), Loss> {
+    send_packet(channel, &wire::encode_ask(id, what), &[]).await
 }
 
-async fn send_packet(channel: &Channel, packet: &[u8]) -> Result<(), Loss> {
-    let sent = timeout(PATIENCE, channel.send(packet, &[])).await;
+pub(super) async fn send_packet(
+    channel: &Channel,
+    packet: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Loss> {
+    let sent = timeout(PATIENCE, channel.send(packet, descriptors)).await;
     Ok(sent.map_err(|_| Loss::Silent)??)
 }

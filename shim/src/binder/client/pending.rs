@@ -1,6 +1,7 @@
 //! Requests that wait for the binder's answer, and what is believed of it.
 
-use super::Order;
+use super::{Change, Order};
+use crate::binder::deposits::Content;
 use crate::binder::wire::{self, WireError, answer, ask};
 use crate::binder::{BinderStatus, Bound, BoundSocket, Gone, Sandbox};
 use crate::netns::NamespaceId;
@@ -24,6 +25,18 @@ pub(super) enum Pending {
     /// A bind that this process has no room for. What comes of it is closed, and
     /// it is refused when the binder has closed it too.
     NoRoom(oneshot::Sender<Result<Bound, Failure>>),
+    /// Something is being deposited under this key.
+    Keep(String, oneshot::Sender<Result<(), Failure>>),
+    Discard(oneshot::Sender<()>),
+    Take(Taking),
+}
+
+/// What the serve before has left, as it arrives.
+pub(super) struct Taking {
+    reply: oneshot::Sender<Result<Vec<(String, Content)>, Failure>>,
+    left: Vec<(String, Content)>,
+    /// Descriptors were lost on the way.
+    no_room: bool,
 }
 
 /// A bind whose sockets are arriving.
@@ -42,12 +55,22 @@ pub(super) enum Outcome {
     Watch(Watched, News),
     /// The binder has something for it that nobody wants.
     Release,
+    /// The binder does not keep what was deposited under this key.
+    NotKept(String, Failure),
+    /// All that was left, for whoever asked.
+    Taken(
+        Vec<(String, Content)>,
+        oneshot::Sender<Result<Vec<(String, Content)>, Failure>>,
+    ),
 }
 
 impl Pending {
     /// What waits for an order's answer, and what the binder is asked.
-    pub(super) fn new(order: Order) -> (Self, ask::What) {
-        match order {
+    ///
+    /// # Errors
+    /// A change of what is deposited: there is more to that than asking.
+    pub(super) fn new(order: Order) -> Result<(Self, ask::What), Change> {
+        Ok(match order {
             Order::Bind(request, reply) => {
                 let what = ask::What::Bind((&request).into());
                 let binding = Binding {
@@ -63,7 +86,16 @@ impl Pending {
                 (Self::Watch(sandbox, reply), what)
             }
             Order::Status(reply) => (Self::Status(reply), ask::What::Status(wire::Nothing {})),
-        }
+            Order::Take(reply) => {
+                let taking = Taking {
+                    reply,
+                    left: Vec::new(),
+                    no_room: false,
+                };
+                (Self::Take(taking), ask::What::Take(wire::Nothing {}))
+            }
+            Order::Deposit(change) => return Err(change),
+        })
     }
 
     /// Whether whoever asked is gone.
@@ -74,6 +106,9 @@ impl Pending {
             Self::Watch(_, reply) => reply.is_closed(),
             Self::Status(reply) => reply.is_closed(),
             Self::NoRoom(reply) => reply.is_closed(),
+            Self::Keep(_, reply) => reply.is_closed(),
+            Self::Discard(reply) => reply.is_closed(),
+            Self::Take(taking) => taking.reply.is_closed(),
         }
     }
 
@@ -85,6 +120,13 @@ impl Pending {
             Self::Watch(_, reply) => drop(reply.send(Err(failure))),
             Self::Status(reply) => drop(reply.send(Err(failure))),
             Self::NoRoom(reply) => drop(reply.send(Err(failure))),
+            // It is deposited again with the next connection.
+            Self::Keep(_, reply) => drop(reply.send(Ok(()))),
+            // What a binder that is gone had is closed.
+            Self::Discard(reply) => {
+                let _ = reply.send(());
+            }
+            Self::Take(taking) => drop(taking.reply.send(Err(failure))),
         }
     }
 
@@ -99,11 +141,25 @@ impl Pending {
         descriptors: Vec<OwnedFd>,
         lost: bool,
     ) -> Result<Outcome, WireError> {
-        let is_bound = matches!(what, answer::What::Bound(_));
-        if !is_bound && (lost || !descriptors.is_empty()) {
+        let may_carry = matches!(what, answer::What::Bound(_) | answer::What::Taken(_));
+        if !may_carry && (lost || !descriptors.is_empty()) {
             return Err(invalid("descriptors that nobody asked for"));
         }
         match (self, what) {
+            (Self::Keep(key, reply), answer::What::Failed(failed)) => {
+                let failure = Failure::from(failed);
+                drop(reply.send(Err(failure.clone())));
+                Ok(Outcome::NotKept(key, failure))
+            }
+            (Self::Keep(_, reply), answer::What::Kept(_)) => {
+                drop(reply.send(Ok(())));
+                Ok(Outcome::Done)
+            }
+            (Self::Discard(reply), answer::What::Kept(_)) => {
+                let _ = reply.send(());
+                Ok(Outcome::Done)
+            }
+            (Self::Take(taking), answer::What::Taken(part)) => taking.heed(part, descriptors, lost),
             (pending, answer::What::Failed(failed)) => {
                 pending.fail(failed.into());
                 Ok(Outcome::Done)
@@ -194,7 +250,40 @@ impl Binding {
     }
 }
 
-fn no_room() -> Failure {
+impl Taking {
+    fn heed(
+        mut self,
+        part: wire::Taken,
+        descriptors: Vec<OwnedFd>,
+        lost: bool,
+    ) -> Result<Outcome, WireError> {
+        self.no_room |= lost;
+        if self.no_room {
+            if part.more {
+                return Ok(Outcome::More(Pending::Take(self)));
+            }
+            drop(self.reply.send(Err(no_room())));
+            return Ok(Outcome::Done);
+        }
+        let watched = part.checked(descriptors.len())?;
+        if !part.more {
+            return Ok(Outcome::Taken(self.left, self.reply));
+        }
+        if self.left.last().is_none_or(|(key, _)| *key != part.key) {
+            self.left.push((part.key, Content::default()));
+        }
+        if let Some((_, content)) = self.left.last_mut() {
+            content
+                .sockets
+                .extend(part.sockets.into_iter().zip(descriptors));
+            content.record = part.record.unwrap_or_default();
+            content.watched = watched;
+        }
+        Ok(Outcome::More(Pending::Take(self)))
+    }
+}
+
+pub(super) fn no_room() -> Failure {
     Failure::new(
         Reason::DescriptorLimit,
         "no file descriptor is left for what the binder bound: end other sessions, or raise the server's limit",
@@ -202,7 +291,13 @@ fn no_room() -> Failure {
 }
 
 /// Believes a descriptor to be what was told: a TCP socket that listens there.
-fn listening(descriptor: OwnedFd, told: SocketAddr) -> Result<TcpListener, WireError> {
+///
+/// # Errors
+/// It is something else.
+pub(in crate::binder) fn listening(
+    descriptor: OwnedFd,
+    told: SocketAddr,
+) -> Result<TcpListener, WireError> {
     let socket = SockRef::from(&descriptor);
     let is_so = || -> io::Result<bool> {
         Ok(socket.r#type()? == Type::STREAM

@@ -1,9 +1,11 @@
 //! One serve, as the binder sees it.
 
 use super::Shared;
+use super::keeper::{Guest, Left};
 use crate::binder::channel::{Channel, Packet};
 use crate::binder::wire::{self, WireError, answer, ask};
 use crate::binder::{BindRequest, Gone, SandboxTarget};
+use crate::limits::millis;
 use crate::sandbox::Watched;
 use std::collections::HashMap;
 use std::io;
@@ -47,6 +49,9 @@ pub(super) struct Connection {
     /// aborted, what is left ends with the connection.
     running: HashMap<u64, AbortHandle>,
     tasks: JoinSet<Result<(), End>>,
+    uid: u32,
+    /// Has things kept, if the other end wants that and the binder does it.
+    guest: Option<Arc<Guest>>,
 }
 
 struct Link {
@@ -55,12 +60,14 @@ struct Link {
 }
 
 impl Connection {
-    pub(super) fn new(channel: Channel, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(channel: Channel, uid: u32, shared: Arc<Shared>) -> Self {
         Self {
             room: Arc::new(Semaphore::new(shared.limits.requests as usize)),
             link: Arc::new(Link { channel, shared }),
             running: HashMap::new(),
             tasks: JoinSet::new(),
+            uid,
+            guest: None,
         }
     }
 
@@ -72,7 +79,7 @@ impl Connection {
         loop {
             let ended = tokio::select! {
                 packet = self.link.channel.receive() => match packet {
-                    Ok(Some(packet)) => self.obey(&packet),
+                    Ok(Some(packet)) => self.obey(packet).await,
                     Ok(None) => Err(End::Closed),
                     Err(error) => Err(error.into()),
                 },
@@ -88,7 +95,7 @@ impl Connection {
         }
     }
 
-    async fn greet(&self) -> Result<(), End> {
+    async fn greet(&mut self) -> Result<(), End> {
         let first = timeout(HELLO, self.link.channel.receive()).await;
         let packet = first.map_err(|_| End::Silent)??.ok_or(End::Closed)?;
         let (id, what) = read(&packet)?;
@@ -103,16 +110,32 @@ impl Connection {
                 .await?;
             return Err(end);
         }
+        hello.checked()?;
+        let keeper = &self.link.shared.keeper;
+        self.guest = keeper.enter(self.uid, &hello).map(Arc::new);
         let welcome = wire::Hello {
             version: wire::VERSION,
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            restart_grace_ms: millis(keeper.grace()),
+            ..wire::Hello::default()
         };
         self.link.answer(id, answer::What::Welcome(welcome)).await
     }
 
-    fn obey(&mut self, packet: &Packet) -> Result<(), End> {
-        let (id, what) = read(packet)?;
+    async fn obey(&mut self, packet: Packet) -> Result<(), End> {
+        let (id, what) = read(&packet)?;
         let what = match what {
+            ask::What::Keep(keep) => return self.keep(id, keep, packet).await,
+            ask::What::Discard(discard) => {
+                discard.checked()?;
+                if let Some(guest) = &self.guest {
+                    guest.discard(&discard);
+                }
+                return self
+                    .link
+                    .answer(id, answer::What::Kept(wire::Nothing {}))
+                    .await;
+            }
             ask::What::Release(_) => {
                 // Unknown if its last word is on the way.
                 if let Some(task) = self.running.remove(&id) {
@@ -170,10 +193,44 @@ impl Connection {
             }
             ask::What::Find(target) => self.tasks.spawn(link.find(id, target.into(), place)),
             ask::What::Status(_) => self.tasks.spawn(link.status(id, place)),
-            ask::What::Hello(_) | ask::What::Release(_) | ask::What::Watch(_) => return Ok(()),
+            ask::What::Take(_) => {
+                let guest = self.guest.as_ref().map(Arc::clone);
+                self.tasks.spawn(link.take(id, guest, place))
+            }
+            ask::What::Hello(_)
+            | ask::What::Release(_)
+            | ask::What::Watch(_)
+            | ask::What::Keep(_)
+            | ask::What::Discard(_) => return Ok(()),
         };
         self.running.insert(id, task);
         Ok(())
+    }
+
+    /// Done before the next packet is read: what serve asks for next may be about
+    /// the same sockets.
+    async fn keep(&self, id: u64, keep: wire::Keep, packet: Packet) -> Result<(), End> {
+        let kept = if packet.lost {
+            let message = "the binder has no file descriptor left to keep anything with";
+            Err(Failure::new(Reason::DescriptorLimit, message))
+        } else {
+            let watched = keep.checked(packet.descriptors.len())?;
+            let more = keep.more;
+            let none = || Failure::new(Reason::InvalidRequest, "this binder keeps nothing");
+            let guest = self.guest.as_ref().ok_or_else(none);
+            let refusals = &self.link.shared.refusals;
+            let kept =
+                guest.and_then(|guest| guest.keep(keep, watched, packet.descriptors, refusals));
+            if kept.is_ok() && more {
+                return Ok(());
+            }
+            kept
+        };
+        let what = match kept {
+            Ok(()) => answer::What::Kept(wire::Nothing {}),
+            Err(failure) => answer::What::Failed(failure.into()),
+        };
+        self.link.answer(id, what).await
     }
 
     /// Answers at once: a serve that floods must not make us wait for it.
@@ -187,15 +244,17 @@ impl Connection {
     }
 }
 
-/// Reads a packet. Descriptors are never asked for: any that came end the
-/// connection, and are closed with the packet.
+/// Reads a packet. Descriptors come to be kept and for nothing else: any others
+/// end the connection, and are closed with the packet.
 fn read(packet: &Packet) -> Result<(u64, ask::What), WireError> {
-    if packet.lost || !packet.descriptors.is_empty() {
+    let (id, what) = wire::decode_ask(&packet.bytes)?;
+    let bare = !packet.lost && packet.descriptors.is_empty();
+    if !bare && !matches!(what, ask::What::Keep(_)) {
         return Err(WireError::Invalid(
             "descriptors that nobody asked for".to_owned(),
         ));
     }
-    wire::decode_ask(&packet.bytes)
+    Ok((id, what))
 }
 
 impl Link {
@@ -258,6 +317,53 @@ impl Link {
             Err(failure) => answer::What::Failed(failure.into()),
         };
         self.answer(id, what).await
+    }
+
+    async fn take(
+        self: Arc<Self>,
+        id: u64,
+        guest: Option<Arc<Guest>>,
+        _place: OwnedSemaphorePermit,
+    ) -> Result<(), End> {
+        let taken = match &guest {
+            Some(guest) => guest.take().await,
+            None => Ok(Vec::new()),
+        };
+        let left = match taken {
+            Ok(left) => left,
+            Err(failure) => return self.answer(id, answer::What::Failed(failure.into())).await,
+        };
+        tracing::info!(
+            kept = left.len(),
+            "handed over what the serve before has left"
+        );
+        for one in left {
+            self.hand_over(id, one).await?;
+        }
+        let last = wire::Taken::default();
+        self.answer(id, answer::What::Taken(last)).await
+    }
+
+    async fn hand_over(&self, id: u64, left: Left) -> Result<(), End> {
+        let mut rest = left.sockets.as_slice();
+        loop {
+            let (some, others) = rest.split_at(rest.len().min(wire::MAX_DESCRIPTORS));
+            let last = others.is_empty();
+            let part = wire::Taken {
+                key: left.key.clone(),
+                sockets: some.iter().map(|(socket, _)| socket.clone()).collect(),
+                record: last.then(|| left.record.clone()),
+                sandbox: left.watched.as_ref().map(Into::into),
+                more: true,
+            };
+            let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(|(_, fd)| fd.as_fd()).collect();
+            let packet = wire::encode_answer(id, answer::What::Taken(part));
+            self.send(&packet, &descriptors).await?;
+            if last {
+                return Ok(());
+            }
+            rest = others;
+        }
     }
 
     async fn status(self: Arc<Self>, id: u64, _place: OwnedSemaphorePermit) -> Result<(), End> {

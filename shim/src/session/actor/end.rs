@@ -15,27 +15,16 @@ use tokio::time::timeout;
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long tasks have that were cancelled; they have nothing left to wait for.
-const CANCELLED: Duration = Duration::from_secs(5);
+pub(super) const CANCELLED: Duration = Duration::from_secs(5);
 
 impl Actor {
     /// Frees the listeners, resets the connections, tells the client why, and
     /// closes the tunnels: in this order, each step bounded.
     pub(super) async fn end(mut self, reason: Failure) {
-        self.tickets.take_back();
-        // Waited for: what was bound a moment ago is free when this returns.
-        self.setups.shutdown().await;
-        // The visit to the namespace cannot be cut short, only what it bound
-        // dropped.
-        let bound = async { while self.changes.join_next().await.is_some() {} };
-        let _ = timeout(CANCELLED, bound).await;
-        self.changes.shutdown().await;
-        self.forwarder.ended.cancel();
-        self.forwarder.tasks.close();
-        if timeout(CANCELLED, self.forwarder.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::error!("connections did not end when they were told to");
+        self.close_everything().await;
+        if let Some(deposit) = &self.deposit {
+            // What the binder has of it keeps the addresses taken.
+            deposit.close().await;
         }
         if self.goodbye {
             // Its last word was heard, and it waits for us to close.
@@ -45,6 +34,11 @@ impl Actor {
             self.tell(ending(&reason));
         }
         self.say_farewell().await;
+        self.over(&reason);
+    }
+
+    /// Tells everybody but the client.
+    pub(super) fn over(&self, reason: &Failure) {
         let (counts, traffic) = (&self.session.counts, &self.session.traffic);
         metrics::session_ended(reason.reason);
         self.session.audit.ended(SessionEnd {
@@ -63,6 +57,26 @@ impl Actor {
             to_pod = traffic.to_socket(),
             "session ended"
         );
+    }
+
+    /// Closes the listeners and resets the connections.
+    pub(super) async fn close_everything(&mut self) {
+        self.tickets.take_back();
+        // Waited for: what was bound a moment ago is free when this returns.
+        self.setups.shutdown().await;
+        // The visit to the namespace cannot be cut short, only what it bound
+        // dropped.
+        let bound = async { while self.changes.join_next().await.is_some() {} };
+        let _ = timeout(CANCELLED, bound).await;
+        self.changes.shutdown().await;
+        self.forwarder.ended.cancel();
+        self.forwarder.tasks.close();
+        if timeout(CANCELLED, self.forwarder.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("connections did not end when they were told to");
+        }
     }
 
     /// Flushes the control stream and lets the tunnels close by themselves.

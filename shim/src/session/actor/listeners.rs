@@ -2,6 +2,7 @@
 
 use super::{Actor, Turn};
 use crate::audit::Listener;
+use crate::binder::deposits::copies;
 use crate::binder::{BindRequest, BoundSocket};
 use crate::drain;
 use crate::metrics;
@@ -152,8 +153,15 @@ impl Actor {
                 let (request_id, listener_id) = (add.request_id, add.listener_id);
                 let sandbox = self.session.sandbox.id.clone();
                 let shared = Arc::clone(&self.shared);
+                let deposit = self.deposit.clone();
                 self.changes.spawn(async move {
                     let bound = bind(&*binder, request, &shared.registry).await;
+                    if let (Ok(bound), Some(deposit)) = (&bound, &deposit)
+                        && bound.sandbox.id == sandbox
+                        && let Ok(copies) = copies(&bound.sockets)
+                    {
+                        deposit.add(copies).await;
+                    }
                     let bound = bound.and_then(|bound| {
                         // Ids are prefixes too: without its own, another's fits.
                         if bound.sandbox.id == sandbox {
@@ -242,10 +250,14 @@ impl Actor {
             return;
         }
         let request_id = remove.request_id;
+        let deposit = self.deposit.clone();
         // Answered when the address is free to be bound again.
         self.changes.spawn(async move {
             for accepting in closing {
                 let _ = accepting.await;
+            }
+            if let Some(deposit) = deposit {
+                deposit.remove(id).await;
             }
             Change {
                 request_id,

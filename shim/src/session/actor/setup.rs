@@ -73,7 +73,7 @@ impl Actor {
     }
 
     /// A tunnel is up, or could not be set up.
-    pub(super) fn tunnel_ready(&mut self, set_up: Option<SetUp>) -> Turn {
+    pub(super) async fn tunnel_ready(&mut self, set_up: Option<SetUp>) -> Turn {
         // `None`: cut off, which happens only at the end.
         let Some((arrival, ready)) = set_up else {
             return Turn::Go;
@@ -84,7 +84,7 @@ impl Actor {
             false => Ok(ready),
         });
         match ready {
-            Ok(ready) => self.tunnel_up(ready, &arrival),
+            Ok(ready) => self.tunnel_up(ready, &arrival).await,
             Err(error) => self.not_set_up(&arrival, &error),
         }
     }
@@ -110,7 +110,7 @@ impl Actor {
         ))
     }
 
-    fn tunnel_up(&mut self, ready: Ready, arrival: &Arrival) -> Turn {
+    async fn tunnel_up(&mut self, ready: Ready, arrival: &Arrival) -> Turn {
         let kind = arrival.kind();
         if !self.tickets.admit(arrival) {
             tracing::debug!(?kind, "another tunnel came of this ticket first");
@@ -136,6 +136,9 @@ impl Actor {
         self.tunnels
             .add(ready.id, ready.dialer, ready.driver.keep());
         let tickets = self.tickets.renew(kind, self.tunnels.len() < most);
+        // Before the client has them: a serve that is killed in between must not
+        // leave it with a ticket that its successor does not know.
+        self.keep().await;
         if let Some(stream) = ready.control {
             self.control = Some(control::run(ready.id, stream, &self.control_tasks));
             self.attached = true;
@@ -181,6 +184,7 @@ impl Actor {
             limits: Some(self.shared.limits.to_proto()),
             hold_ms: millis(self.session.hold),
             tickets: Some(tickets),
+            restart_hold_ms: self.grace().map_or(0, millis),
         })
     }
 }

@@ -1,10 +1,10 @@
 //! The passes of a session: the token that it began with, and its tickets.
 
-use crate::cache::Pass;
+use crate::cache::{Pass, Verifier};
 use crate::session::{Admission, Arrival, Session, Shared, TunnelKind};
 use std::sync::Arc;
-use std::time::Duration;
-use sternline_api::v1alpha1 as pb;
+use std::time::{Duration, SystemTime};
+use sternline_api::{Failure, Reason, v1alpha1 as pb};
 use tokio::time::Instant;
 
 /// Every pass that stands for the session, taken back on drop.
@@ -12,30 +12,70 @@ use tokio::time::Instant;
 pub(super) struct Tickets {
     session: Arc<Session>,
     shared: Arc<Shared>,
-    token: Option<Pass>,
+    token: Option<Verifier>,
     join: Option<Pass>,
     resume: Option<Pass>,
     /// The ticket before `resume`, and when it was replaced: the message that
     /// told so may have been lost with its tunnel.
     previous: Option<(Pass, Instant)>,
+    /// What the session was left with by the serve before.
+    left: Vec<Verifier>,
     /// Tunnels that joined, and that brought the session to life.
     joined: u64,
     led: u64,
 }
 
 impl Tickets {
-    /// For a session whose token is in the cache.
-    pub(super) fn new(session: Arc<Session>, shared: Arc<Shared>, token: Pass) -> Self {
+    /// Of a session that nobody can come to yet.
+    pub(super) fn new(session: Arc<Session>, shared: Arc<Shared>) -> Self {
         Self {
             session,
             shared,
-            token: Some(token),
+            token: None,
+            left: Vec::new(),
             join: None,
             resume: None,
             previous: None,
             joined: 0,
             led: 0,
         }
+    }
+
+    /// Lets a client come with the token, and returns how long it has.
+    ///
+    /// # Errors
+    /// Too many tokens wait.
+    pub(super) fn begin(&mut self, token: Verifier, wait: Duration) -> Result<Duration, Failure> {
+        let admission = self.admission(TunnelKind::First);
+        let inserted = self.shared.passes.insert_token(token, wait, admission);
+        inserted.map_err(|full| {
+            Failure::new(
+                Reason::TokenLimit,
+                format!("{full} (--max-tokens): try again in a moment"),
+            )
+        })?;
+        self.token = Some(token);
+        Ok(wait)
+    }
+
+    /// Lets a client come back with one of these, which another process gave out,
+    /// and returns how long it has.
+    pub(super) fn restore(&mut self, tickets: Vec<Verifier>, wait: Duration) -> Duration {
+        for ticket in &tickets {
+            self.insert(*ticket, TunnelKind::Resume);
+        }
+        self.left.extend(tickets);
+        wait
+    }
+
+    /// What the ticket to come back with is known by, and the one before it; none
+    /// if there is no way back.
+    pub(super) fn verifiers(&self) -> Option<(Verifier, Option<(Verifier, SystemTime)>)> {
+        let previous = self.previous.as_ref().and_then(|(pass, at)| {
+            let replaced = SystemTime::now().checked_sub(at.elapsed())?;
+            Some((Verifier::from(pass), replaced))
+        });
+        self.resume.as_ref().map(|pass| (pass.into(), previous))
     }
 
     /// Whether what the client came with has brought no tunnel so far.
@@ -81,10 +121,15 @@ impl Tickets {
 
     /// Takes everything back; who was let in before is on the way still.
     pub(super) fn take_back(&mut self) {
-        self.forget(|tickets| tickets.token.take());
+        if let Some(token) = self.token.take() {
+            self.shared.passes.remove(token);
+        }
         self.forget(|tickets| tickets.join.take());
         self.forget(|tickets| tickets.resume.take());
         self.forget(|tickets| tickets.previous.take().map(|(pass, _)| pass));
+        for pass in self.left.drain(..) {
+            self.shared.passes.remove(pass);
+        }
     }
 
     fn forget(&mut self, pass: impl FnOnce(&mut Self) -> Option<Pass>) {
@@ -100,13 +145,17 @@ impl Tickets {
         Some(pass)
     }
 
-    fn insert(&self, pass: &Pass, kind: TunnelKind) {
-        let admission = Admission {
+    fn insert(&self, pass: impl Into<Verifier>, kind: TunnelKind) {
+        let admission = self.admission(kind);
+        self.shared.passes.insert_ticket(pass, admission);
+    }
+
+    fn admission(&self, kind: TunnelKind) -> Admission {
+        Admission {
             session: Arc::clone(&self.session),
             kind,
             generation: self.generation(kind),
-        };
-        self.shared.passes.insert_ticket(pass, admission);
+        }
     }
 
     fn generation(&self, kind: TunnelKind) -> u64 {

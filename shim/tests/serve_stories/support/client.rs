@@ -71,7 +71,7 @@ pub(crate) async fn head_of(io: &mut Stream) -> Head {
 
 #[derive(Debug)]
 enum Wish {
-    Say(Event),
+    Say(Box<Event>),
     /// Stops reading from the node.
     Freeze,
     /// Says goodbye and leaves at once.
@@ -141,7 +141,9 @@ impl Client {
     }
 
     pub(crate) fn say(&self, event: Event) {
-        self.wishes.send(Wish::Say(event)).expect("serving");
+        self.wishes
+            .send(Wish::Say(Box::new(event)))
+            .expect("serving");
     }
 
     pub(crate) fn add(&self, request_id: u32, listener_id: u32, listener: pb::Listener) {
@@ -221,7 +223,7 @@ async fn serve(
             Some(wish) = wished.recv() => match wish {
                 Wish::Say(event) => {
                     let sender = control.as_mut().expect("a control stream");
-                    sender.send(event).await.expect("room");
+                    sender.send(*event).await.expect("room");
                 }
                 Wish::Freeze => std::future::pending().await,
                 Wish::Goodbye => {

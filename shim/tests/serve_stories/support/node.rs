@@ -11,7 +11,7 @@ use sternline_api::v1alpha1::{
 };
 use sternline_shim::app::App;
 use sternline_shim::config::{Cli, Command};
-use sternline_shim::drain::Orders;
+use sternline_shim::drain::{Order, Orders};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -28,7 +28,7 @@ pub(crate) struct Node {
     /// Where it streams, as its addresses say.
     pub(crate) streaming: String,
     socket: PathBuf,
-    stop: mpsc::Sender<()>,
+    stop: mpsc::Sender<Order>,
     running: JoinHandle<anyhow::Result<()>>,
     metrics: PrometheusHandle,
     _recorder: metrics::LocalRecorderGuard<'static>,
@@ -197,7 +197,7 @@ impl Node {
 
     /// Tells it to stop; see [`Node::stopped`]. A second time: at once.
     pub(crate) fn terminate(&self) {
-        self.stop.try_send(()).expect("running");
+        self.stop.try_send(Order::Leave).expect("running");
     }
 
     /// Waits until it stopped.

@@ -1,0 +1,100 @@
+//! The sockets on which serve listens for its own clients: left by the process
+//! before, or bound anew.
+
+use crate::binder::Binder;
+use crate::config::{Config, StreamingAddress, TlsFiles};
+use crate::endpoint::UnixEndpoint;
+use crate::streaming::StreamingListener;
+use crate::takeover::{self, OwnSockets, Takeover};
+use crate::tls::Tls;
+use anyhow::Context as _;
+use std::path::Path;
+use sternline_api::protocol::UNIX_SCHEME;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Listens for clients that stream.
+///
+/// # Errors
+/// An address that cannot be bound, or a certificate that cannot be used.
+pub(super) async fn streaming(
+    config: &Config,
+    files: Option<TlsFiles>,
+    binder: &dyn Binder,
+    takeover: &mut Takeover,
+    own: &mut OwnSockets,
+) -> anyhow::Result<((StreamingListener, Option<UnixEndpoint>), String)> {
+    match &config.streaming_address {
+        StreamingAddress::Tcp(addr) => {
+            let asked = addr.to_string();
+            let listener = match takeover.tcp(takeover::STREAMING, &asked).await {
+                Some((listener, deposit)) => {
+                    own.add(Some(deposit));
+                    TcpListener::from_std(listener)?
+                }
+                None => {
+                    let listener = TcpListener::bind(addr).await;
+                    let listener =
+                        listener.with_context(|| format!("--streaming-address {addr}"))?;
+                    let key = takeover::STREAMING;
+                    let kept = takeover::endpoint(binder, key, &listener, asked, String::new());
+                    own.add(kept.await);
+                    listener
+                }
+            };
+            let bound = listener.local_addr()?;
+            if let Some(files) = files {
+                let host = config.tls.host(bound);
+                let base = format!("https://{host}:{}", bound.port());
+                let limit = config.tls.streaming_tls_handshake_timeout;
+                let tls = Tls::load(files, host, limit)?;
+                return Ok(((StreamingListener::Tls(listener, tls), None), base));
+            }
+            let base = format!("http://{bound}");
+            Ok(((StreamingListener::Tcp(listener), None), base))
+        }
+        StreamingAddress::Unix(path) => {
+            let bound = unix(takeover::STREAMING, path, binder, takeover, own).await;
+            let (listener, endpoint) =
+                bound.with_context(|| format!("--streaming-address unix:{}", path.display()))?;
+            let base = format!("{UNIX_SCHEME}://{}", percent_encoded(path));
+            Ok(((StreamingListener::Unix(listener), Some(endpoint)), base))
+        }
+    }
+}
+
+/// Listens at a path: on what the process before has left, or anew.
+///
+/// # Errors
+/// Another process serves it, something else is there, or the file system says no.
+pub(super) async fn unix(
+    key: &str,
+    path: &Path,
+    binder: &dyn Binder,
+    takeover: &mut Takeover,
+    own: &mut OwnSockets,
+) -> std::io::Result<(UnixListener, UnixEndpoint)> {
+    if let Some((listener, endpoint, deposit)) = takeover.unix(key, path).await {
+        own.add(Some(deposit));
+        return Ok((listener, endpoint));
+    }
+    let (listener, endpoint) = UnixEndpoint::bind(path)?;
+    let asked = takeover::path_text(path);
+    let kept = takeover::endpoint(binder, key, &listener, asked, endpoint.mark());
+    own.add(kept.await);
+    Ok((listener, endpoint))
+}
+
+/// A path as the host of a URL (RFC 3986, section 2.1).
+fn percent_encoded(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = path.as_os_str().as_bytes();
+    bytes
+        .iter()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(*byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}

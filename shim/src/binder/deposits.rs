@@ -1,0 +1,312 @@
+//! What serve leaves with the binder while it lives, so that a successor goes on
+//! where it stopped: copies of its listening sockets, and a record beside them.
+//!
+//! The binder's copy keeps an address taken: whoever frees one closes its deposit
+//! first and waits for that.
+
+use super::client::{Change, Order, listening};
+use super::wire::{Socket, WireError, keep::MAX_RECORD};
+use super::{Bound, BoundSocket};
+use crate::sandbox::Watched;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use sternline_api::{Failure, Reason};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+/// How long the binder may take over a deposit. What it did not say by then is
+/// not waited for: it may be frozen.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it may take to hand over what was left; the serve before may need
+/// most of it to go.
+const TAKE: Duration = Duration::from_secs(15);
+
+/// Leaves things with a binder that keeps them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Deposits {
+    pub(super) orders: mpsc::Sender<Order>,
+    /// What the binder last said; none while it is not connected.
+    pub(super) grace: watch::Receiver<Option<Duration>>,
+    pub(super) refused: Refused,
+}
+
+/// Keys under which the binder does not keep what it was given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refused(Arc<Mutex<BTreeSet<String>>>);
+
+impl Refused {
+    /// Whether it is the first to be told so.
+    pub(super) fn add(&self, key: &str) -> bool {
+        self.lock().insert(key.to_owned())
+    }
+
+    pub(super) fn remove(&self, key: &str) {
+        self.lock().remove(key);
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.lock().contains(key)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be kept under a key.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// Copies of listening sockets, and what they are.
+    pub sockets: Vec<(Socket, OwnedFd)>,
+    /// For the successor; the binder does not read it.
+    pub record: Vec<u8>,
+    /// The sandbox that the sockets are in.
+    pub watched: Option<Watched>,
+}
+
+/// Something that the binder keeps. Dropped, it is closed there, at some time.
+#[derive(Debug)]
+pub struct Deposit {
+    deposits: Deposits,
+    key: String,
+    /// Nothing is left to be closed.
+    over: AtomicBool,
+}
+
+/// What the serve before has left.
+#[derive(Debug)]
+pub struct Left {
+    /// It stays with the binder, under the same key.
+    pub deposit: Deposit,
+    /// What was kept.
+    pub content: Content,
+}
+
+impl Deposits {
+    /// How long the binder keeps what this process leaves; none while it keeps
+    /// nothing or cannot be asked.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        self.grace.borrow().filter(|grace| !grace.is_zero())
+    }
+
+    /// Has something kept, and returns when it is.
+    ///
+    /// # Errors
+    /// The binder refuses: nothing of it is kept.
+    pub async fn put(&self, key: &str, content: Content) -> Result<Deposit, Failure> {
+        if content.record.len() > MAX_RECORD {
+            let message = format!("what is to be kept has {} bytes", content.record.len());
+            return Err(Failure::new(Reason::InvalidRequest, message));
+        }
+        let deposit = self.deposit(key);
+        let Content {
+            sockets,
+            record,
+            watched,
+        } = content;
+        deposit.keep(sockets, Some(record), watched).await?;
+        Ok(deposit)
+    }
+
+    /// Takes over what the serve before has left, which may be nothing. It is
+    /// waited for, if it is about to go.
+    ///
+    /// # Errors
+    /// It does not go, the binder does not answer, or there is no room for what
+    /// was left.
+    pub async fn take(&self) -> Result<Vec<Left>, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let silent = || {
+            Failure::new(
+                Reason::RuntimeUnavailable,
+                "the binder does not hand over what the server before has left: see its log",
+            )
+        };
+        let asked = async {
+            let sent = self.orders.send(Order::Take(reply)).await;
+            sent.map_err(|_| silent())?;
+            answer.await.map_err(|_| silent())?
+        };
+        let left = timeout(TAKE, asked).await.map_err(|_| silent())??;
+        let left = left.into_iter().map(|(key, content)| Left {
+            deposit: self.deposit(&key),
+            content,
+        });
+        Ok(left.collect())
+    }
+
+    fn deposit(&self, key: &str) -> Deposit {
+        Deposit {
+            deposits: self.clone(),
+            key: key.to_owned(),
+            over: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Deposit {
+    /// How long the binder keeps it when this process is gone; none if it does
+    /// not, or if that cannot be told now.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        match self.deposits.refused.has(&self.key) {
+            true => None,
+            false => self.deposits.grace(),
+        }
+    }
+
+    /// Under what it is kept.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Replaces the record, and returns when that is done.
+    pub async fn renew(&self, record: Vec<u8>) {
+        // Told, and counted, where it is noticed.
+        let _ = self.keep(Vec::new(), Some(record), None).await;
+    }
+
+    /// Has more sockets kept, and returns when they are.
+    pub async fn add(&self, sockets: Vec<(Socket, OwnedFd)>) {
+        let _ = self.keep(sockets, None, None).await;
+    }
+
+    /// Has the sockets of a listener closed, and returns when they are.
+    pub async fn remove(&self, listener_id: u32) {
+        self.discard(Some(listener_id)).await;
+    }
+
+    /// Has everything closed, and returns when it is.
+    pub async fn close(&self) {
+        self.over.store(true, Relaxed);
+        self.discard(None).await;
+    }
+
+    /// Leaves it to whoever serves next.
+    pub fn leave(&self) {
+        self.over.store(true, Relaxed);
+    }
+
+    async fn keep(
+        &self,
+        sockets: Vec<(Socket, OwnedFd)>,
+        record: Option<Vec<u8>>,
+        watched: Option<Watched>,
+    ) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Deposit(Change::Keep {
+            key: self.key.clone(),
+            sockets,
+            record,
+            watched,
+            reply,
+        });
+        let kept = async {
+            // Without its task, and so without a binder, nothing is left to fail.
+            let _ = self.deposits.orders.send(order).await;
+            answer.await.unwrap_or(Ok(()))
+        };
+        timeout(PATIENCE, kept).await.unwrap_or_else(|_| {
+            tracing::warn!(
+                key = self.key,
+                "the binder does not say whether it keeps this"
+            );
+            Ok(())
+        })
+    }
+
+    async fn discard(&self, listener_id: Option<u32>) {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Deposit(Change::Discard {
+            key: self.key.clone(),
+            listener_id,
+            reply,
+        });
+        let discarded = async {
+            let _ = self.deposits.orders.send(order).await;
+            let _ = answer.await;
+        };
+        if timeout(PATIENCE, discarded).await.is_err() {
+            tracing::warn!(
+                key = self.key,
+                "the binder does not say that it closed this"
+            );
+        }
+    }
+}
+
+impl Content {
+    /// Copies of what was bound, to be kept while the sandbox is there.
+    ///
+    /// # Errors
+    /// There is no descriptor for a copy.
+    pub fn of(bound: &Bound, record: Vec<u8>) -> io::Result<Self> {
+        Ok(Self {
+            sockets: copies(&bound.sockets)?,
+            record,
+            watched: Some(Watched {
+                id: bound.sandbox.id.clone(),
+                namespace: bound.namespace,
+            }),
+        })
+    }
+
+    /// The sockets, each made sure to be one that listens where it is said to.
+    ///
+    /// # Errors
+    /// One that is not.
+    pub fn into_bound(self) -> Result<Vec<BoundSocket>, WireError> {
+        let bound = self.sockets.into_iter().map(|(socket, descriptor)| {
+            let addr = socket.address.parse();
+            let addr = addr.map_err(|_| WireError::Invalid("no address".to_owned()))?;
+            Ok(BoundSocket {
+                listener_id: socket.listener_id,
+                addr,
+                socket: listening(descriptor, addr)?,
+            })
+        });
+        bound.collect()
+    }
+}
+
+/// Copies of sockets, and what they are.
+///
+/// # Errors
+/// There is no descriptor for a copy.
+pub fn copies(sockets: &[BoundSocket]) -> io::Result<Vec<(Socket, OwnedFd)>> {
+    let copy = |one: &BoundSocket| {
+        let socket = Socket {
+            listener_id: one.listener_id,
+            address: one.addr.to_string(),
+        };
+        Ok((socket, one.socket.as_fd().try_clone_to_owned()?))
+    };
+    sockets.iter().map(copy).collect()
+}
+
+impl Drop for Deposit {
+    fn drop(&mut self) {
+        if self.over.load(Relaxed) {
+            return;
+        }
+        let order = Order::Deposit(Change::Discard {
+            key: self.key.clone(),
+            listener_id: None,
+            reply: oneshot::channel().0,
+        });
+        let sent = self.deposits.orders.try_send(order);
+        if let Err(mpsc::error::TrySendError::Full(order)) = sent
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let orders = self.deposits.orders.clone();
+            runtime.spawn(async move { orders.send(order).await });
+        }
+    }
+}
