@@ -143,7 +143,15 @@ impl App {
             (listener, exporter.sampling(sample))
         });
         let path = &config.socket;
-        let call = sockets::unix(takeover::CALL, path, &*binder, &mut takeover, &mut own);
+        let group = config.access.gid();
+        let call = sockets::unix(
+            takeover::CALL,
+            path,
+            group,
+            &*binder,
+            &mut takeover,
+            &mut own,
+        );
         let call = call
             .await
             .with_context(|| format!("--socket {}", config.socket.display()))?;

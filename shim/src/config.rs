@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access;
 mod audit;
 mod binder;
 mod ending;
@@ -7,6 +8,7 @@ mod logs;
 mod source;
 mod tls;
 
+pub use access::{AccessArgs, Group};
 pub use audit::{AuditArgs, AuditTarget};
 pub use binder::{
     BinderAddress, BinderConfig, BinderLimitArgs, DEFAULT_BINDER_SOCKET, SeparationArgs, User,
@@ -49,9 +51,13 @@ pub enum Command {
 /// Settings of `sternline-shim serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Config {
-    /// Unix socket of the call, also as unix:///PATH; made with mode 0600.
+    /// Unix socket of the call, also as unix:///PATH; made with mode 0600, or 0660 with --socket-group.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, value_parser = socket::path)]
     pub socket: PathBuf,
+
+    /// Who may open the sockets.
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// Where clients stream: an address with a port (0 for a free one), or unix:PATH. Beyond
     /// loopback with TLS only.

@@ -27,11 +27,30 @@ impl UnixEndpoint {
     /// Another process serves it, something else is there, or the file system
     /// says no.
     pub fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
+        Self::bind_for(path, None)
+    }
+
+    /// The same; a group may open the socket too, mode 0660, and pass through its
+    /// directory if that is made here, mode 0750.
+    ///
+    /// # Errors
+    /// As [`UnixEndpoint::bind`], and where this user may not give files to the
+    /// group: only root and its members may.
+    pub fn bind_for(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Self)> {
         if let Some(dir) = path.parent() {
+            let missing = !dir.as_os_str().is_empty() && !dir.exists();
+            if let Some(above) = dir.parent().filter(|_| missing && group.is_some()) {
+                // What lies above is nobody's secret, and has to be passed too.
+                let mut builder = fs::DirBuilder::new();
+                builder.recursive(true).mode(0o755).create(above)?;
+            }
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)?;
+            if missing && group.is_some() {
+                open_to(dir, group, 0o750)?;
+            }
         }
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -55,8 +74,8 @@ impl UnixEndpoint {
         let hidden = path.with_file_name(format!(".{}", std::process::id()));
         let _ = fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden)?;
-        let moved = fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&hidden, path));
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        let moved = open_to(&hidden, group, mode).and_then(|()| fs::rename(&hidden, path));
         if let Err(error) = moved {
             let _ = fs::remove_file(&hidden);
             return Err(error);
@@ -65,6 +84,14 @@ impl UnixEndpoint {
         let path = path.to_owned();
         let left = false;
         Ok((listener, Self { path, file, left }))
+    }
+
+    /// Lets this group open the socket, or nobody but the owner.
+    ///
+    /// # Errors
+    /// This user may not give files to the group.
+    pub fn allow(&self, group: Option<u32>) -> io::Result<()> {
+        open_to(&self.path, group, mode_for(group))
     }
 
     /// Takes over a listening socket that another process bound at `path`, if it
@@ -111,6 +138,26 @@ impl Drop for UnixEndpoint {
     }
 }
 
+/// Mode of a socket that is also for this group.
+fn mode_for(group: Option<u32>) -> u32 {
+    if group.is_some() { 0o660 } else { 0o600 }
+}
+
+/// Gives a file that this process made to a group, and its mode.
+fn open_to(path: &Path, group: Option<u32>, mode: u32) -> io::Result<()> {
+    if let Some(group) = group {
+        let given = std::os::unix::fs::chown(path, None, Some(group));
+        given.map_err(|error| {
+            let sentence = format!(
+                "group {group} cannot have {}, which takes CAP_CHOWN or a member of the group: {error}",
+                path.display()
+            );
+            io::Error::new(error.kind(), sentence)
+        })?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
 /// Device and inode.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let meta = fs::symlink_metadata(path)?;
@@ -134,6 +181,25 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop((listener, endpoint));
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_group_may_open_the_socket_and_pass_to_it() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("above/run/s.sock");
+        // Its own is one that every user may give files to.
+        let own = nix::unistd::getgid().as_raw();
+        let (_listener, endpoint) = UnixEndpoint::bind_for(&path, Some(own)).expect("bound");
+        let found = |path: &Path| {
+            let meta = fs::metadata(path).expect("there");
+            (meta.permissions().mode() & 0o777, meta.gid())
+        };
+        assert_eq!(found(&path), (0o660, own));
+        assert_eq!(found(path.parent().expect("dir")), (0o750, own));
+        let above = dir.path().join("above");
+        assert_eq!(found(&above).0 & 0o011, 0o011, "others pass");
+        endpoint.allow(None).expect("the owner's alone again");
+        assert_eq!(found(&path).0, 0o600);
     }
 
     #[tokio::test]

@@ -92,7 +92,10 @@ fn become_user(config: &Config, user: User) -> anyhow::Result<()> {
     make_directories(config, Some(user))?;
     capabilities::forbid_all().with_context(wish)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    setgroups(&[gid]).with_context(wish)?;
+    // A member may give its sockets to the group.
+    let groups = std::iter::once(user.gid).chain(config.access.gid());
+    let groups: Vec<Gid> = groups.map(Gid::from_raw).collect();
+    setgroups(&groups).with_context(wish)?;
     setresgid(gid, gid, gid).with_context(wish)?;
     setresuid(uid, uid, uid).with_context(wish)?;
     capabilities::clear().with_context(wish)
@@ -111,14 +114,20 @@ fn make_directories(config: &Config, user: Option<User>) -> anyhow::Result<()> {
             let made = builder.recursive(true).mode(0o755).create(above);
             made.with_context(said)?;
         }
+        let group = config.access.gid();
+        let mode = if group.is_some() { 0o750 } else { 0o700 };
         DirBuilder::new()
-            .mode(0o700)
+            .mode(mode)
             .create(&dir)
             .with_context(said)?;
-        if let Some(User { uid, gid }) = user {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            chown(&dir, Some(uid), Some(gid)).with_context(said)?;
-        }
+        let uid = user.map(|user| Uid::from_raw(user.uid));
+        let gid = group.or(user.map(|user| user.gid)).map(Gid::from_raw);
+        chown(&dir, uid, gid).with_context(|| {
+            format!(
+                "directory {} cannot be given to user and group, which takes root, or for --socket-group a member of the group",
+                dir.display()
+            )
+        })?;
     }
     Ok(())
 }

@@ -53,7 +53,15 @@ pub(super) async fn streaming(
             Ok(((StreamingListener::Tcp(listener), None), base))
         }
         StreamingAddress::Unix(path) => {
-            let bound = unix(takeover::STREAMING, path, binder, takeover, own).await;
+            let bound = unix(
+                takeover::STREAMING,
+                path,
+                config.access.gid(),
+                binder,
+                takeover,
+                own,
+            )
+            .await;
             let (listener, endpoint) =
                 bound.with_context(|| format!("--streaming-address unix:{}", path.display()))?;
             let base = format!("{UNIX_SCHEME}://{}", percent_encoded(path));
@@ -62,22 +70,26 @@ pub(super) async fn streaming(
     }
 }
 
-/// Listens at a path: on what the process before has left, or anew.
+/// Listens at a path, for a group too if one is given: on what the process before
+/// has left, or anew.
 ///
 /// # Errors
 /// Another process serves it, something else is there, or the file system says no.
 pub(super) async fn unix(
     key: &str,
     path: &Path,
+    group: Option<u32>,
     binder: &dyn Binder,
     takeover: &mut Takeover,
     own: &mut OwnSockets,
 ) -> std::io::Result<(UnixListener, UnixEndpoint)> {
     if let Some((listener, endpoint, deposit)) = takeover.unix(key, path).await {
         own.add(Some(deposit));
+        // The flags of this process count, not those of the one before.
+        endpoint.allow(group)?;
         return Ok((listener, endpoint));
     }
-    let (listener, endpoint) = UnixEndpoint::bind(path)?;
+    let (listener, endpoint) = UnixEndpoint::bind_for(path, group)?;
     let asked = takeover::path_text(path);
     let kept = takeover::endpoint(binder, key, &listener, asked, endpoint.mark());
     own.add(kept.await);
