@@ -29,8 +29,11 @@ async fn a_node_that_cannot_record_what_it_must_says_that_it_is_not_ready() {
     let path = dir.path().join("audit").display().to_string();
     let node = Node::start(&["--audit-log", &path, "--audit-required"]).await;
     drop(dir);
-    // Recorded nowhere, which is found out.
-    let _first = node.open(request(&[free()])).await;
+    // Recorded nowhere, which is found out: now, or already when the first line of
+    // the log came too late for its file.
+    let mut call = node.call.clone();
+    let first = call.reverse_port_forward(request(&[free()]));
+    let _ = within("the call", first).await;
     eventually("the condition", async || {
         let status = within("Status", node.call.clone().status(pb::StatusRequest {})).await;
         let status = status.expect("an answer").into_inner();
