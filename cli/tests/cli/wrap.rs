@@ -160,8 +160,11 @@ async fn signals_are_passed_on_and_it_decides() {
 async fn what_a_terminal_signals_reaches_it_once() {
     let mut node = Node::start().await;
     let pty = nix::pty::openpty(None, None).unwrap();
-    let script =
-        "trap 'echo INT' INT; trap 'echo TERM; exit 5' TERM; echo up; while :; do sleep 0.01; done";
+    // While a command is started signals are not blocked, and nobody knows who
+    // sent them: it says that it is up once every thread of ours blocks them.
+    let script = "trap 'echo INT' INT; trap 'echo TERM; exit 5' TERM; \
+        while grep -L 'SigBlk:.*4003$' /proc/$PPID/task/*/status | grep -q .; do sleep 0.01; done; \
+        echo up; while :; do sleep 0.01; done";
     // The pty becomes the terminal of a session of its own.
     let mut command = std::process::Command::new("setsid");
     command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_sternline")]);
