@@ -1,5 +1,6 @@
 //! Sockets on which the shim listens for its own clients.
 
+use socket2::{SockRef, Type};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -104,6 +105,9 @@ impl UnixEndpoint {
         if mark != text(file) {
             return Err(io::Error::other("another socket was put in its place"));
         }
+        if !listens_behind(path, &socket)? {
+            return Err(io::Error::other("what was left is another socket"));
+        }
         let socket = std::os::unix::net::UnixListener::from(socket);
         socket.set_nonblocking(true)?;
         let endpoint = Self {
@@ -124,6 +128,20 @@ impl UnixEndpoint {
     pub fn leave(mut self) {
         self.left = true;
     }
+}
+
+/// Whether it is a listening socket that was bound to be moved to `path`, whose
+/// mode nobody else chose.
+fn listens_behind(path: &Path, socket: &OwnedFd) -> io::Result<bool> {
+    let socket = SockRef::from(socket);
+    let bound = socket.local_addr()?;
+    let hidden = bound.as_pathname().filter(|bound| {
+        let name = bound.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix('.'));
+        let is_ours = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        is_ours && bound.parent() == path.parent()
+    });
+    Ok(hidden.is_some() && socket.r#type()? == Type::STREAM && socket.is_listener()?)
 }
 
 fn text((device, inode): (u64, u64)) -> String {
@@ -181,6 +199,22 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop((listener, endpoint));
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn only_the_socket_behind_the_path_is_taken_over() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("s.sock");
+        let (listener, endpoint) = UnixEndpoint::bind(&path).expect("bound");
+        let mark = endpoint.mark();
+        endpoint.leave();
+        let open = std::os::unix::net::UnixListener::bind(dir.path().join("open"));
+        let elsewhere = open.expect("bound").into();
+        UnixEndpoint::adopt(&path, &mark, elsewhere).expect_err("another name");
+        let (unnamed, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        UnixEndpoint::adopt(&path, &mark, unnamed.into()).expect_err("none that listens");
+        let own = listener.into_std().expect("a listener").into();
+        UnixEndpoint::adopt(&path, &mark, own).expect("its own");
     }
 
     #[tokio::test]

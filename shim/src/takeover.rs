@@ -7,12 +7,14 @@
 //! its successor:    binder -> the call's and the streaming socket, sessions, held
 //! ```
 
+use crate::binder::client::listening;
 use crate::binder::deposits::{Content, Deposit, Left};
 use crate::binder::wire::Socket;
 use crate::binder::{Binder, Bound, Sandbox};
 use crate::endpoint::UnixEndpoint;
 use crate::metrics;
 use crate::session::{self, Parts, Passes, Record, Shared};
+use socket2::SockRef;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -86,12 +88,8 @@ impl Takeover {
     /// The TCP socket that was left under this key, if it was asked for as `asked`.
     pub async fn tcp(&mut self, key: &str, asked: &str) -> Option<(TcpListener, Deposit)> {
         let Left { deposit, content } = self.one(key)?;
-        let adopted = own_socket(content, asked).and_then(|(_, socket)| {
-            let listener = TcpListener::from(socket);
-            listener.local_addr().ok()?;
-            listener.set_nonblocking(true).ok()?;
-            Some(listener)
-        });
+        let adopted = own_socket(content, asked)
+            .and_then(|(_, socket)| listening_as_asked(socket, asked.parse().ok()?));
         if adopted.is_none() {
             deposit.close().await;
         }
@@ -161,6 +159,17 @@ fn own_socket(content: Content, asked: &str) -> Option<(String, OwnedFd)> {
     let record = String::from_utf8(content.record).ok()?;
     let (socket, descriptor) = content.sockets.into_iter().next()?;
     (socket.address == asked).then_some((record, descriptor))
+}
+
+/// The socket, if it listens where one would listen that is bound to `asked`: what
+/// a serve left that somebody had taken over is not believed.
+fn listening_as_asked(socket: OwnedFd, asked: SocketAddr) -> Option<TcpListener> {
+    let bound = SockRef::from(&socket).local_addr().ok()?.as_socket()?;
+    let port = asked.port() == 0 || asked.port() == bound.port();
+    if bound.ip() != asked.ip() || !port {
+        return None;
+    }
+    listening(socket, bound).ok()
 }
 
 /// A path as the address of a socket.
@@ -353,6 +362,21 @@ mod tests {
                 _ => panic!("a client was there"),
             }
         }
+    }
+
+    #[test]
+    fn a_socket_that_listens_elsewhere_is_not_taken_over() {
+        let bound = |addr: &str| TcpListener::bind(addr).expect("a port");
+        let taken = |socket: TcpListener, asked: &str| {
+            listening_as_asked(socket.into(), asked.parse().expect("address")).is_some()
+        };
+        assert!(taken(bound("127.0.0.1:0"), "127.0.0.1:0"));
+        assert!(!taken(bound("0.0.0.0:0"), "127.0.0.1:0"), "beyond loopback");
+        assert!(!taken(bound("127.0.0.1:0"), "127.0.0.1:1"), "another port");
+        let listener = bound("127.0.0.1:0");
+        let open = std::net::TcpStream::connect(listener.local_addr().expect("bound"));
+        let open = OwnedFd::from(open.expect("it listens"));
+        assert!(listening_as_asked(open, "127.0.0.1:0".parse().expect("address")).is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::cache::Pass;
 use crate::sandbox::Watched;
 use kept::Kept;
 use link::Link;
-pub(super) use pending::listening;
+pub(crate) use pending::listening;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

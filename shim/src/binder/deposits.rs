@@ -208,12 +208,13 @@ impl Deposit {
             watched,
             reply,
         });
-        let kept = async {
+        let orders = self.deposits.orders.clone();
+        let kept = async move {
             // Without its task, and so without a binder, nothing is left to fail.
-            let _ = self.deposits.orders.send(order).await;
+            let _ = orders.send(order).await;
             answer.await.unwrap_or(Ok(()))
         };
-        timeout(PATIENCE, kept).await.unwrap_or_else(|_| {
+        patiently(kept).await.unwrap_or_else(|| {
             tracing::warn!(
                 key = self.key,
                 "the binder does not say whether it keeps this"
@@ -229,17 +230,32 @@ impl Deposit {
             listener_id,
             reply,
         });
-        let discarded = async {
-            let _ = self.deposits.orders.send(order).await;
+        let orders = self.deposits.orders.clone();
+        let discarded = async move {
+            let _ = orders.send(order).await;
             let _ = answer.await;
         };
-        if timeout(PATIENCE, discarded).await.is_err() {
+        if patiently(discarded).await.is_none() {
             tracing::warn!(
                 key = self.key,
                 "the binder does not say that it closed this"
             );
         }
     }
+}
+
+/// What `order` comes to within [`PATIENCE`]. Later it is nobody's answer, but it
+/// is carried out all the same, in its turn: what is not closed keeps an address
+/// taken, and an old record lets old tickets in.
+async fn patiently<T: Send + 'static>(
+    order: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let mut order = Box::pin(order);
+    let answer = timeout(PATIENCE, &mut order).await.ok();
+    if answer.is_none() {
+        tokio::spawn(order);
+    }
+    answer
 }
 
 impl Content {
@@ -308,5 +324,31 @@ impl Drop for Deposit {
             let orders = self.deposits.orders.clone();
             runtime.spawn(async move { orders.send(order).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_late_is_done_all_the_same() {
+        let (orders, mut carried_out) = mpsc::channel(1);
+        let deposits = Deposits {
+            orders,
+            grace: watch::channel(None).1,
+            refused: Refused::default(),
+        };
+        let deposit = deposits.deposit("a");
+        deposit.renew(b"new".to_vec()).await;
+        // There is no room for this one.
+        deposit.close().await;
+
+        let mut next = async || carried_out.recv().await.expect("an order");
+        assert!(matches!(next().await, Order::Deposit(Change::Keep { .. })));
+        assert!(matches!(
+            next().await,
+            Order::Deposit(Change::Discard { .. })
+        ));
     }
 }

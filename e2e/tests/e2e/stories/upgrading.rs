@@ -2,6 +2,7 @@
 //! becomes free, and the clients come back.
 
 use crate::support::binder::SERVE;
+use crate::support::client::{Tunnel, call, redeem, request, split};
 use crate::support::forward::Forward;
 use crate::support::node::{Pod, Spawned};
 use crate::support::process::Process;
@@ -14,7 +15,8 @@ use crate::support::{SOON, same, says, until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use std::io::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use sternline_api::v1alpha1 as pb;
 use sternline_e2e::report::{Besieged, Echo, Holding, Listeners};
 use tokio::process::Command;
 
@@ -26,7 +28,8 @@ themed! {
         connections_may_finish_before_serve_leaves,
         an_order_to_end_ends_everything_for_good,
         two_serves_at_once_are_refused,
-        a_binder_that_died_before_is_given_everything_again;
+        a_binder_that_died_before_is_given_everything_again,
+        a_ticket_is_good_until_the_next_one_is_told;
     container runtimes:
 }
 
@@ -81,7 +84,7 @@ async fn no_port_is_free_while_serve_is_replaced(stage: &mut Stage) -> Result<()
         stage.pod("web").await?,
         stage.shim_apart("--restart-grace 60s").await?,
     );
-    let before = shim.binder()?.process().usage()?.descriptors;
+    let before = settled(&mut shim).await?;
     let mut forwards = fifty(stage, &shim, &pod, &target).await?;
     let streaming = shim.streaming_address()?;
     let mut siege = besiege(&pod).await?;
@@ -132,6 +135,30 @@ async fn no_port_is_free_while_serve_is_replaced(stage: &mut Stage) -> Result<()
     binder_has(&mut shim, before).await
 }
 
+/// How many descriptors the binder has between two looks at its sandboxes.
+async fn settled(shim: &mut Shim) -> Result<usize> {
+    let process = shim.binder()?.process();
+    let deadline = Instant::now() + SOON;
+    let (mut last, mut times) = (0, 0);
+    while times < 20 {
+        ensure!(Instant::now() < deadline, "the binder does not settle");
+        let now = process.usage()?.descriptors;
+        times = if now == last { times + 1 } else { 0 };
+        last = now;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(last)
+}
+
+/// Waits until its log says so.
+async fn binder_says(shim: &mut Shim, words: &str) -> Result<()> {
+    let process = shim.binder()?.process();
+    until(words, SOON, || async {
+        Ok(process.stderr().contains(words).then_some(()))
+    })
+    .await
+}
+
 /// Waits until the binder has so many descriptors: between two looks at its
 /// sandboxes.
 async fn binder_has(shim: &mut Shim, descriptors: usize) -> Result<()> {
@@ -167,8 +194,7 @@ async fn what_nobody_takes_over_is_closed(stage: &mut Stage) -> Result<()> {
     })
     .await?;
     same("exit code", forward.exit(SOON).await?.code, 7)?;
-    let said = shim.binder()?.process().stderr();
-    says("the binder's log", &said, "no serve came in time")?;
+    binder_says(&mut shim, "no serve came in time").await?;
     // And the next one begins with nothing.
     shim.serve_again(stage).await?;
     same("sessions", shim.sessions().await?.len(), 0)?;
@@ -183,10 +209,7 @@ async fn a_sandbox_that_goes_meanwhile_is_let_go(stage: &mut Stage) -> Result<()
         stage.pod("web").await?,
         stage.shim_apart("--restart-grace 5m").await?,
     );
-    let (other, before) = (
-        stage.pod("db").await?,
-        shim.binder()?.process().usage()?.descriptors,
-    );
+    let (other, before) = (stage.pod("db").await?, settled(&mut shim).await?);
     let words = format!("8080:{} --hold 60s", target.port());
     let mut forward = stage.forward(&shim, &pod, &words).await?;
     let stays = stage.forward(&shim, &other, &words).await?;
@@ -194,8 +217,7 @@ async fn a_sandbox_that_goes_meanwhile_is_let_go(stage: &mut Stage) -> Result<()
     pod.remove().await?;
     // One that serve's connection had is less; two listeners are the other's.
     binder_has(&mut shim, before + 1).await?;
-    let said = shim.binder()?.process().stderr();
-    says("the binder's log", &said, "its sandbox is gone")?;
+    binder_says(&mut shim, "its sandbox is gone").await?;
 
     shim.serve_again(stage).await?;
     back(&stays, 1).await?;
@@ -238,7 +260,7 @@ async fn an_order_to_end_ends_everything_for_good(stage: &mut Stage) -> Result<(
         stage.pod("web").await?,
         stage.shim_apart("--restart-grace 5m").await?,
     );
-    let before = shim.binder()?.process().usage()?.descriptors;
+    let before = settled(&mut shim).await?;
     let mut forward = stage.forward(&shim, &pod, "8080 --hold 60s").await?;
     shim.signal(Signal::SIGINT)?;
     same("exit code", forward.exit(SOON).await?.code, 9)?;
@@ -281,7 +303,7 @@ async fn a_binder_that_died_before_is_given_everything_again(stage: &mut Stage) 
     );
     let words = format!("8080:{}", target.port());
     let forward = stage.forward(&shim, &pod, &words).await?;
-    let kept = shim.binder()?.process().usage()?.descriptors;
+    let kept = settled(&mut shim).await?;
     shim.binder()?.kill().await?;
     shim.binder()?.again(stage).await?;
     binder_has(&mut shim, kept).await?;
@@ -289,5 +311,39 @@ async fn a_binder_that_died_before_is_given_everything_again(stage: &mut Stage) 
     shim.serve_again(stage).await?;
     back(&forward, 1).await?;
     let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+    Ok(())
+}
+
+async fn a_ticket_is_good_until_the_next_one_is_told(stage: &mut Stage) -> Result<()> {
+    let target = Target::start(Manner::Echo).await?;
+    let (pod, mut shim) = (
+        stage.pod("web").await?,
+        stage.shim_apart("--restart-grace 60s").await?,
+    );
+    let mut wish = request(&pod, &[8080]);
+    wish.options = Some(pb::SessionOptions {
+        hold_ms: 60_000,
+        ..Default::default()
+    });
+    let session = call(&shim, wish).await?;
+    let (address, token) = split(&session.url)?;
+    let first = redeem(address, &token).await?;
+    let mut tunnel = Tunnel::serve(first, target.address()).await?;
+    let tickets = tunnel.ready().await?.tickets.context("no tickets")?;
+    let path = format!("/v1alpha1/sessions/{}", tickets.resume);
+    shim.kill().await?;
+    shim.serve_again(stage).await?;
+
+    // What the first of these is told is lost on its way, as far as the node knows.
+    for _ in 0..2 {
+        let stream = until("the ticket to be taken", SOON, || async {
+            Ok(redeem(address, &path).await.ok())
+        });
+        let mut tunnel = Tunnel::serve(stream.await?, target.address()).await?;
+        let ready = tunnel.ready().await?;
+        same("session", &ready.session_id, &session.session_id)?;
+        let _: Echo = pod.probe("echo --to 127.0.0.1:8080").await?;
+        tunnel.cut().await;
+    }
     Ok(())
 }

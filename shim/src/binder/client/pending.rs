@@ -294,10 +294,7 @@ pub(super) fn no_room() -> Failure {
 ///
 /// # Errors
 /// It is something else.
-pub(in crate::binder) fn listening(
-    descriptor: OwnedFd,
-    told: SocketAddr,
-) -> Result<TcpListener, WireError> {
+pub(crate) fn listening(descriptor: OwnedFd, told: SocketAddr) -> Result<TcpListener, WireError> {
     let socket = SockRef::from(&descriptor);
     let is_so = || -> io::Result<bool> {
         Ok(socket.r#type()? == Type::STREAM

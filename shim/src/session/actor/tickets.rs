@@ -15,9 +15,9 @@ pub(super) struct Tickets {
     token: Option<Verifier>,
     join: Option<Pass>,
     resume: Option<Pass>,
-    /// The ticket before `resume`, and when it was replaced: the message that
-    /// told so may have been lost with its tunnel.
-    previous: Option<(Pass, Instant)>,
+    /// The tickets before `resume`, the newest first, and when they were replaced:
+    /// the message that told so may have been lost with its tunnel.
+    previous: Vec<(Verifier, Instant)>,
     /// What the session was left with by the serve before.
     left: Vec<Verifier>,
     /// Tunnels that joined, and that brought the session to life.
@@ -35,7 +35,7 @@ impl Tickets {
             left: Vec::new(),
             join: None,
             resume: None,
-            previous: None,
+            previous: Vec::new(),
             joined: 0,
             led: 0,
         }
@@ -71,9 +71,9 @@ impl Tickets {
     /// What the ticket to come back with is known by, and the one before it; none
     /// if there is no way back.
     pub(super) fn verifiers(&self) -> Option<(Verifier, Option<(Verifier, SystemTime)>)> {
-        let previous = self.previous.as_ref().and_then(|(pass, at)| {
+        let previous = self.previous.first().and_then(|(pass, at)| {
             let replaced = SystemTime::now().checked_sub(at.elapsed())?;
-            Some((Verifier::from(pass), replaced))
+            Some((*pass, replaced))
         });
         self.resume.as_ref().map(|pass| (pass.into(), previous))
     }
@@ -91,9 +91,12 @@ impl Tickets {
         if kind != TunnelKind::Join {
             self.led += 1;
         }
-        let previous = self.resume.clone();
+        // Of what another process left, nobody knows which the client had.
+        let resume = self.resume.as_ref().map(Verifier::from);
+        let previous: Vec<_> = resume.into_iter().chain(self.left.clone()).collect();
         self.take_back();
-        self.previous = previous.map(|pass| (pass, Instant::now()));
+        let now = Instant::now();
+        self.previous = previous.into_iter().map(|pass| (pass, now)).collect();
         self.resume = self.make(TunnelKind::Resume);
         self.join = room.then(|| self.make(TunnelKind::Join)).flatten();
         self.to_proto()
@@ -112,10 +115,10 @@ impl Tickets {
     /// within `unsure` may come with the one before.
     pub(super) fn lost(&mut self, unsure: Duration) {
         self.forget(|tickets| tickets.join.take());
-        if let Some((pass, replaced)) = &self.previous
-            && replaced.elapsed() <= unsure
-        {
-            self.insert(pass, TunnelKind::Resume);
+        for (pass, replaced) in &self.previous {
+            if replaced.elapsed() <= unsure {
+                self.insert(*pass, TunnelKind::Resume);
+            }
         }
     }
 
@@ -126,8 +129,8 @@ impl Tickets {
         }
         self.forget(|tickets| tickets.join.take());
         self.forget(|tickets| tickets.resume.take());
-        self.forget(|tickets| tickets.previous.take().map(|(pass, _)| pass));
-        for pass in self.left.drain(..) {
+        let previous = self.previous.drain(..).map(|(pass, _)| pass);
+        for pass in previous.chain(self.left.drain(..)) {
             self.shared.passes.remove(pass);
         }
     }
