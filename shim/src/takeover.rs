@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use sternline_api::{Failure, Reason};
 use tokio::net::UnixListener;
+use tokio::time::timeout;
 
 /// Key of the call's socket.
 pub const CALL: &str = "call";
@@ -32,6 +33,9 @@ pub const STREAMING: &str = "streaming";
 /// How long a client may take to come back when the binder does not say how long
 /// it keeps things.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long the binder may take to watch a sandbox.
+const WATCH: Duration = Duration::from_secs(5);
 
 /// A ticket that was replaced so many PING intervals ago is void: its client has
 /// the newer one.
@@ -238,7 +242,8 @@ async fn restore(
         };
         slot.enter(&sandbox)?;
         let namespace = watched.namespace;
-        let gone = binder.watch(watched).await?;
+        let gone = timeout(WATCH, binder.watch(watched)).await;
+        let gone = gone.map_err(|_| bad("is in a sandbox that cannot be watched"))??;
         let sockets = content
             .into_bound()
             .map_err(|error| bad(&error.to_string()))?;

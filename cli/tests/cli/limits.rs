@@ -24,6 +24,7 @@ async fn a_reader_too_slow_for_the_buffers_is_named() {
     let flood = async { while led.write_all(&[7; 65_536]).await.is_ok() {} };
     soon("the reset", flood).await;
     assert_eq!(relayed.await.unwrap().end, End::BufferLimit);
+    program.complains().await;
     program.signal(Signal::SIGINT);
     let run = program.end().await;
     assert_eq!(run.code, 0, "{run:?}");

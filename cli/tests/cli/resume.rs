@@ -3,11 +3,13 @@
 use crate::support::{Node, Program, Tunnel, soon};
 use nix::sys::signal::Signal;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sternline_api::v1alpha1 as pb;
 use sternline_api::v1alpha1::control_message::Event;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 const HELD: [&str; 5] = ["forward", "sandbox/web", "0:3000", "--hold", "5s"];
 
@@ -117,8 +119,12 @@ async fn a_server_that_restarts_is_waited_for_without_a_hold() {
 
 #[tokio::test]
 async fn a_server_that_did_not_restart_says_so_and_the_forward_is_lost() {
+    let announced = Arc::new(Notify::new());
+    let cut = Arc::clone(&announced);
     let fake = crate::support::Fake::builder()
-        .stream(|mut raw| async move {
+        .stream(move |mut raw| {
+            let cut = Arc::clone(&cut);
+            async move {
             if raw.token() != "TOKEN-SECRET" {
                 raw.send("HTTP/1.1 404 Not Found\r\nsternline-reason: token_unknown\r\nContent-Length: 0\r\n\r\n")
                     .await;
@@ -139,12 +145,16 @@ async fn a_server_that_did_not_restart_says_so_and_the_forward_is_lost() {
                 ..pb::Ready::default()
             };
             let tunnel = Tunnel::open(raw, Some(ready)).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            cut.notified().await;
             tunnel.cut();
+            }
         })
         .start()
         .await;
-    let run = Program::run(&fake, &["forward", "sandbox/web", "[::1]:9"]).await;
+    let mut program = Program::start(&fake, &["forward", "sandbox/web", "[::1]:9"]);
+    program.line().await;
+    announced.notify_one();
+    let run = program.end().await;
     run.failed(7, "the connection to sandbox/web is lost");
 }
 

@@ -9,7 +9,9 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 pub struct Program {
     pub child: Child,
     stdout: Option<Lines<BufReader<ChildStdout>>>,
-    stderr: Option<ChildStderr>,
+    stderr: Option<BufReader<ChildStderr>>,
+    /// What was read of standard error so far.
+    complained: String,
     said: Vec<String>,
 }
 
@@ -48,11 +50,12 @@ impl Program {
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().map(|out| BufReader::new(out).lines());
-        let stderr = child.stderr.take();
+        let stderr = child.stderr.take().map(BufReader::new);
         Self {
             child,
             stdout,
             stderr,
+            complained: String::new(),
             said: Vec::new(),
         }
     }
@@ -64,6 +67,13 @@ impl Program {
         let line = line.expect("a line before the end");
         self.said.push(line.clone());
         line
+    }
+
+    /// Waits for one more line of standard error.
+    pub async fn complains(&mut self) {
+        let lines = self.stderr.as_mut().unwrap();
+        let line = lines.read_line(&mut self.complained);
+        assert_ne!(soon("a complaint", line).await.unwrap(), 0, "the end");
     }
 
     /// The next line as JSON.
@@ -87,7 +97,7 @@ impl Program {
 
     /// Waits for the end.
     pub async fn end(mut self) -> Run {
-        let mut stderr = String::new();
+        let mut stderr = std::mem::take(&mut self.complained);
         let mut from = self.stderr.take().unwrap();
         let rest = async {
             let mut rest = Vec::new();

@@ -53,10 +53,11 @@ impl Actor {
     /// Gives everything up but what the binder keeps, without a word: the client
     /// comes back to the next serve as after any loss.
     pub(super) async fn leave(mut self) {
-        self.close_everything().await;
+        // First: whatever cuts this short, the session is left and not ended.
         if let Some(deposit) = &self.deposit {
             deposit.leave();
         }
+        self.close_everything().await;
         self.tell_rejections();
         self.control = None;
         self.tunnels.close();

@@ -156,11 +156,13 @@ impl Actor {
                 let deposit = self.deposit.clone();
                 self.changes.spawn(async move {
                     let bound = bind(&*binder, request, &shared.registry).await;
+                    let mut kept = false;
                     if let (Ok(bound), Some(deposit)) = (&bound, &deposit)
                         && bound.sandbox.id == sandbox
                         && let Ok(copies) = copies(&bound.sockets)
                     {
                         deposit.add(copies).await;
+                        kept = true;
                     }
                     let bound = bound.and_then(|bound| {
                         // Ids are prefixes too: without its own, another's fits.
@@ -172,6 +174,10 @@ impl Actor {
                             format!("sandbox {sandbox} is gone: nothing more can be bound in it"),
                         ))
                     });
+                    if let (Err(_), Some(deposit), true) = (&bound, &deposit, kept) {
+                        // Kept though nobody has it, it would stay bound.
+                        deposit.remove(listener_id).await;
+                    }
                     Change {
                         request_id,
                         listener_id,
