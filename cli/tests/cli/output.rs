@@ -149,12 +149,13 @@ async fn a_closed_standard_output_ends_the_forward_with_a_word() {
 #[tokio::test]
 async fn quiet_prints_errors_alone() {
     let mut node = Node::start().await;
-    let program = Program::start(&node.fake, &["forward", "sandbox/web", "80:1", "-q"]);
+    let mut program = Program::start(&node.fake, &["forward", "sandbox/web", "80:1", "-q"]);
     let tunnel = node.tunnel().await;
     let (pod, _) = tunnel.connect(0).await;
     soon("the reset", exchange(pod, b""))
         .await
         .expect_err("reset");
+    program.complains().await;
     program.signal(Signal::SIGINT);
     let _tunnel = tunnel;
     let run = program.end().await;

@@ -50,6 +50,8 @@ async fn a_lost_tunnel_comes_back_with_the_latest_ticket() {
     assert_eq!(second.token, "RESUME-SECRET-2");
     let (_pod, _) = second.connect(0).await;
     soon("the target", target.accept()).await.unwrap();
+    program.complains().await;
+    program.complains().await;
     program.signal(Signal::SIGINT);
     let run = program.end().await;
     assert_eq!(run.code, 0, "{run:?}");

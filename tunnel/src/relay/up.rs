@@ -68,17 +68,14 @@ async fn copy<S: Socket>(
         match socket.try_read(&mut (&mut buffer).limit(want)) {
             Ok(0) => {
                 send.reserve_capacity(0);
-                return send
-                    .send_data(Chunk::end(), true)
-                    .map_err(|error| End::from_h2(&error));
+                return pass_on(send, Chunk::end(), true).await;
             }
             Ok(read) => {
                 charge.shrink(read);
                 progress.from_socket.fetch_add(read as u64, Relaxed);
                 options.traffic.add_from_socket(read);
                 let chunk = Chunk::new(buffer.freeze(), in_flight, Some(charge));
-                send.send_data(chunk, false)
-                    .map_err(|error| End::from_h2(&error))?;
+                pass_on(send, chunk, false).await?;
                 if read < want {
                     send.reserve_capacity(0);
                 }
@@ -89,6 +86,15 @@ async fn copy<S: Socket>(
             Err(_) => return Err(End::SocketReset),
         }
         tokio::task::consume_budget().await;
+    }
+}
+
+/// Queues a chunk. What the stream itself says of a failure is only that it is
+/// closed: why, a reset knows.
+async fn pass_on(send: &mut SendStream<Chunk>, chunk: Chunk, last: bool) -> Result<(), End> {
+    match send.send_data(chunk, last) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(reset_of(send).await),
     }
 }
 
