@@ -1,6 +1,6 @@
 //! Coming back to a session that the node holds.
 
-use crate::support::{Node, Program, Tunnel, soon};
+use crate::support::{Fake, Node, Program, Run, Tunnel, soon};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::sync::Arc;
@@ -94,6 +94,48 @@ async fn restarting(restart_hold_ms: u64) -> Node {
     .await
 }
 
+/// A server that announces the session and no longer knows it when the client
+/// comes back; told so, it cuts the tunnel.
+async fn forgetful(times: pb::Ready, header: &'static str) -> (Fake, Arc<Notify>) {
+    let announced = Arc::new(Notify::new());
+    let cut = Arc::clone(&announced);
+    let fake = Fake::builder().stream(move |mut raw| {
+        let (cut, times) = (Arc::clone(&cut), times.clone());
+        async move {
+            if raw.token() != "TOKEN-SECRET" {
+                let head = format!("HTTP/1.1 404 Not Found\r\n{header}Content-Length: 0\r\n\r\n");
+                raw.send(&head).await;
+                return;
+            }
+            let ready = pb::Ready {
+                session_id: "s1".into(),
+                bound: vec![pb::Bound {
+                    listener_id: 0,
+                    address: "::1".into(),
+                    port: 9,
+                }],
+                tickets: Some(pb::Tickets {
+                    join: String::new(),
+                    resume: "RESUME-SECRET".into(),
+                }),
+                ..times
+            };
+            let tunnel = Tunnel::open(raw, Some(ready)).await;
+            cut.notified().await;
+            tunnel.cut();
+        }
+    });
+    (fake.start().await, announced)
+}
+
+/// Runs the program, whose tunnel is cut once it has said that it is up.
+async fn lost_once_up(fake: &Fake, announced: &Notify, args: &[&str]) -> Run {
+    let mut program = Program::start(fake, args);
+    program.line().await;
+    announced.notify_one();
+    program.end().await
+}
+
 const PLAIN: [&str; 5] = ["forward", "sandbox/web", "0:3000", "-o", "json"];
 
 #[tokio::test]
@@ -121,42 +163,15 @@ async fn a_server_that_restarts_is_waited_for_without_a_hold() {
 
 #[tokio::test]
 async fn a_server_that_did_not_restart_says_so_and_the_forward_is_lost() {
-    let announced = Arc::new(Notify::new());
-    let cut = Arc::clone(&announced);
-    let fake = crate::support::Fake::builder()
-        .stream(move |mut raw| {
-            let cut = Arc::clone(&cut);
-            async move {
-            if raw.token() != "TOKEN-SECRET" {
-                raw.send("HTTP/1.1 404 Not Found\r\nsternline-reason: token_unknown\r\nContent-Length: 0\r\n\r\n")
-                    .await;
-                return;
-            }
-            let ready = pb::Ready {
-                session_id: "s1".into(),
-                bound: vec![pb::Bound {
-                    listener_id: 0,
-                    address: "::1".into(),
-                    port: 9,
-                }],
-                restart_hold_ms: 60_000,
-                tickets: Some(pb::Tickets {
-                    join: String::new(),
-                    resume: "RESUME-SECRET".into(),
-                }),
-                ..pb::Ready::default()
-            };
-            let tunnel = Tunnel::open(raw, Some(ready)).await;
-            cut.notified().await;
-            tunnel.cut();
-            }
-        })
-        .start()
-        .await;
-    let mut program = Program::start(&fake, &["forward", "sandbox/web", "[::1]:9"]);
-    program.line().await;
-    announced.notify_one();
-    let run = program.end().await;
+    let (fake, announced) = forgetful(
+        pb::Ready {
+            restart_hold_ms: 60_000,
+            ..pb::Ready::default()
+        },
+        "sternline-reason: token_unknown\r\n",
+    )
+    .await;
+    let run = lost_once_up(&fake, &announced, &["forward", "sandbox/web", "[::1]:9"]).await;
     run.failed(7, "the connection to sandbox/web is lost");
 }
 
@@ -193,38 +208,16 @@ async fn it_is_given_up_when_the_hold_is_over() {
 
 #[tokio::test]
 async fn a_session_that_the_server_forgot_is_lost_at_once() {
-    let fake = crate::support::Fake::builder()
-        .stream(|mut raw| async move {
-            if raw.token() != "TOKEN-SECRET" {
-                raw.send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-                    .await;
-                return;
-            }
-            let ready = pb::Ready {
-                session_id: "s1".into(),
-                bound: vec![pb::Bound {
-                    listener_id: 0,
-                    address: "::1".into(),
-                    port: 9,
-                }],
-                hold_ms: 60_000,
-                tickets: Some(pb::Tickets {
-                    join: String::new(),
-                    resume: "RESUME-SECRET".into(),
-                }),
-                ..pb::Ready::default()
-            };
-            let tunnel = Tunnel::open(raw, Some(ready)).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            tunnel.cut();
-        })
-        .start()
-        .await;
-    let run = Program::run(
-        &fake,
-        &["forward", "sandbox/web", "[::1]:9", "--hold", "60s"],
+    let (fake, announced) = forgetful(
+        pb::Ready {
+            hold_ms: 60_000,
+            ..pb::Ready::default()
+        },
+        "",
     )
     .await;
+    let args = ["forward", "sandbox/web", "[::1]:9", "--hold", "60s"];
+    let run = lost_once_up(&fake, &announced, &args).await;
     run.failed(7, "refused with 404");
 }
 
