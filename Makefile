@@ -52,7 +52,7 @@ soak: build-tools ## random work and random kills for SOAK (15m; 60s and the lik
 	$(BUILD)
 	$(ENDURANCE)=soak $(STORIES)
 
-kill-matrix: build-tools ## kill everybody in every phase, ROUNDS (100) times, on STERNLINE_RUNTIME; root, an hour or more
+kill-matrix: build-tools ## kill everybody (VICTIM=replaced: one alone) in every phase, ROUNDS (100) times, on STERNLINE_RUNTIME; root, an hour or more
 	hack/install-test-deps
 	$(BUILD)
 	$(ENDURANCE)=kill-matrix $(STORIES)

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A long run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endurance {
     /// Random work and random kills for this long, with the dice of this seed.
     Soak { length: Duration, seed: u64 },
-    /// Everybody is killed in every phase, so many times.
-    Matrix { rounds: u32 },
+    /// Everybody is killed in every phase, so many times; or one alone.
+    Matrix { rounds: u32, victim: Option<String> },
 }
 
 impl Endurance {
@@ -45,7 +45,8 @@ impl Endurance {
             Some("kill-matrix") => {
                 let rounds = set("ROUNDS").unwrap_or_else(|| "100".to_owned());
                 let rounds = rounds.parse().context("ROUNDS is no number")?;
-                Some(Self::Matrix { rounds })
+                let victim = set("VICTIM");
+                Some(Self::Matrix { rounds, victim })
             }
             Some(other) => bail!("STERNLINE_ENDURANCE={other}: choose soak or kill-matrix"),
         })
@@ -55,10 +56,12 @@ impl Endurance {
     ///
     /// # Errors
     /// It could not be gone through with.
-    pub(crate) async fn run(self, node: &Arc<Node>) -> Result<ExitCode> {
+    pub(crate) async fn run(&self, node: &Arc<Node>) -> Result<ExitCode> {
         let sound = match self {
-            Self::Soak { length, seed } => soak::run(node, length, seed).await?,
-            Self::Matrix { rounds } => matrix::run(node, rounds).await?,
+            Self::Soak { length, seed } => soak::run(node, *length, *seed).await?,
+            Self::Matrix { rounds, victim } => {
+                matrix::run(node, *rounds, victim.as_deref()).await?
+            }
         };
         Ok(if sound {
             ExitCode::SUCCESS

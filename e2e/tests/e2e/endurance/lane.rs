@@ -48,6 +48,8 @@ pub(super) struct Lane {
     pub(super) pod: Pod,
     pub(super) target: Target,
     pub(super) forward: Option<Forward>,
+    /// How often it came back.
+    returns: usize,
 }
 
 /// Exchanges under way.
@@ -70,6 +72,7 @@ impl Lane {
             pod: stage.pod(name).await?,
             target: Target::start(Manner::Echo).await?,
             forward: None,
+            returns: 0,
         })
     }
 
@@ -80,6 +83,7 @@ impl Lane {
     pub(super) async fn forward(&mut self, stage: &Stage, shim: &Shim, flags: &str) -> Result<()> {
         let words = format!("8080:{} {flags}", self.target.port());
         self.forward = Some(stage.forward(shim, &self.pod, &words).await?);
+        self.returns = 0;
         Ok(())
     }
 
@@ -209,6 +213,20 @@ impl Lane {
             bail!("the forward ended with {}, not one of {codes:?}", exit.code);
         }
         Ok(())
+    }
+
+    /// The forward came back, once more than before.
+    ///
+    /// # Errors
+    /// It did not.
+    pub(super) async fn forward_is_back(&mut self) -> Result<()> {
+        self.returns += 1;
+        until("the forward to be back", SOON, || async {
+            let forward = self.forward.as_ref();
+            let back = forward.map_or(0, |forward| forward.events("reconnected").len());
+            Ok((back >= self.returns).then_some(()))
+        })
+        .await
     }
 
     /// An application could listen on the port, on both addresses.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sternline_api::v1alpha1 as pb;
 use tokio::time::sleep;
 
@@ -21,10 +21,18 @@ use tokio::time::sleep;
 /// looked at ten times a second.
 const FLAGS: &str = "--restart-grace 0s --token-ttl 2s --ping-interval 400ms --poll-interval 100ms";
 
+/// The same, where a successor is expected.
+const REPLACED: &str =
+    "--restart-grace 5s --token-ttl 2s --ping-interval 400ms --poll-interval 100ms";
+
 /// How long listeners outlive a lost client in the phase that is about it.
 const HOLD: &str = "--hold 2s";
 
+/// How often the run says that it goes on.
+const SAY: Duration = Duration::from_secs(60);
+
 /// Who is killed. Runtime and binder come back, and nothing may have happened.
+/// A serve that is replaced cuts what is open, and everything else goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Victim {
     Cli,
@@ -32,12 +40,21 @@ enum Victim {
     Pod,
     Runtime,
     Binder,
+    Replaced,
 }
 
 impl Victim {
     /// Whether a forward does not notice.
     fn is_aside(self) -> bool {
         matches!(self, Self::Runtime | Self::Binder)
+    }
+
+    fn flags(self) -> &'static str {
+        if self == Self::Replaced {
+            REPLACED
+        } else {
+            FLAGS
+        }
     }
 }
 
@@ -71,25 +88,37 @@ struct Cell {
 
 type Cells = BTreeMap<(Victim, Phase), Cell>;
 
-/// Goes through the matrix so many times; whether nothing was left over, lost or
-/// wrong.
+/// Goes through the matrix so many times, with one victim alone if it is named;
+/// whether nothing was left over, lost or wrong.
 ///
 /// # Errors
-/// The run cannot begin.
-pub(super) async fn run(node: &Arc<Node>, rounds: u32) -> Result<bool> {
+/// The run cannot begin, or nobody has that name here.
+pub(super) async fn run(node: &Arc<Node>, rounds: u32, only: Option<&str>) -> Result<bool> {
     let mut victims = vec![Victim::Cli, Victim::Serve, Victim::Pod];
     if node.runtime_can_be_paused() {
         victims.push(Victim::Runtime);
     }
     if Form::chosen()? == Form::Apart {
-        victims.push(Victim::Binder);
+        victims.extend([Victim::Binder, Victim::Replaced]);
+    }
+    if let Some(only) = only {
+        victims.retain(|victim| format!("{victim:?}").eq_ignore_ascii_case(only));
+        ensure!(
+            !victims.is_empty(),
+            "VICTIM={only}: nobody of that name here"
+        );
     }
     table::say(&format!(
         "kill matrix, {rounds} rounds on {}",
         node.version()
     ))?;
     let mut cells = Cells::new();
+    let mut said = Instant::now();
     for round in 0..rounds {
+        if said.elapsed() > SAY {
+            said = Instant::now();
+            table::say(&format!("{round} of {rounds} rounds"))?;
+        }
         for &victim in &victims {
             for phase in PHASES {
                 let cell = cells.entry((victim, phase)).or_default();
@@ -150,7 +179,7 @@ fn report(cells: &Cells) -> Result<bool> {
 /// One kill, and everything that must be true after it.
 async fn one(stage: &Stage, victim: Victim, phase: Phase, tally: &mut Tally) -> Result<()> {
     let before = Inventory::take()?;
-    let mut shim = stage.shim(FLAGS).await?;
+    let mut shim = stage.shim(victim.flags()).await?;
     let mut lane = Lane::new(stage, "kill").await?;
     // The first call makes what stays.
     let first = call(&shim, request(&lane.pod, &[8079])).await?;
@@ -218,12 +247,8 @@ async fn one(stage: &Stage, victim: Victim, phase: Phase, tally: &mut Tally) -> 
             lane.judge_from_outside(running, tally).await?;
         } else {
             let cut = tally.cut;
-            let disturbed = victim != Victim::Runtime;
-            lane.judge(running, disturbed, tally).await?;
-            ensure!(
-                !disturbed || tally.cut > cut,
-                "nothing was cut: the kill came late"
-            );
+            lane.judge(running, true, tally).await?;
+            ensure!(tally.cut > cut, "nothing was cut: the kill came late");
         }
     }
     aftermath(victim, phase, stage, &mut shim, lane).await?;
@@ -263,6 +288,10 @@ async fn kill(stage: &Stage, victim: Victim, shim: &mut Shim, lane: &mut Lane) -
             sleep(Duration::from_millis(300)).await;
             binder.again(stage).await
         }
+        Victim::Replaced => {
+            shim.kill().await?;
+            shim.serve_again(stage).await
+        }
     }
 }
 
@@ -280,8 +309,12 @@ async fn aftermath(
         Victim::Serve if !was_lost => lane.forward_ends(&[7]).await?,
         Victim::Pod if !was_lost => lane.forward_ends(&[9]).await?,
         Victim::Serve | Victim::Pod => lane.forward_ends(&[137]).await?,
-        Victim::Runtime | Victim::Binder => {
+        Victim::Runtime | Victim::Binder | Victim::Replaced => {
+            shim.is_ready().await?;
             if matches!(phase, Phase::Idle | Phase::InTransfer) {
+                if victim == Victim::Replaced {
+                    lane.forward_is_back().await?;
+                }
                 // As if nothing had happened.
                 let mut tally = Tally::default();
                 let running = lane.exchange(2, 10_000, 3).await?;

@@ -31,7 +31,7 @@ const LANES: usize = 2;
 const SAY: Duration = Duration::from_secs(60);
 
 /// Short, so that what is drained does not make up most of the run.
-const FLAGS: &str = "--restart-grace 0s --drain-timeout 1s --poll-interval 100ms";
+const FLAGS: &str = "--restart-grace 3s --drain-timeout 1s --poll-interval 100ms";
 
 /// What may happen amid the exchanges of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +44,10 @@ enum Event {
     SessionStopped,
     ServeKilled,
     ServeTerminated,
+    /// Killed, and another goes on beside the same binder.
+    ServeReplaced,
+    /// The same, told to go.
+    ServeUpgraded,
     PodRemoved,
     RuntimeRestarted,
     BinderKilled,
@@ -119,7 +123,12 @@ impl Soak {
             events.push((1, Event::RuntimeRestarted));
         }
         if Form::chosen()? == Form::Apart {
-            events.push((2, Event::BinderKilled));
+            let apart = [
+                Event::BinderKilled,
+                Event::ServeReplaced,
+                Event::ServeUpgraded,
+            ];
+            events.extend(apart.map(|event| (2, event)));
         }
         let (start, mut said) = (Instant::now(), Instant::now());
         while start.elapsed() < length && self.tally.wrong.is_empty() {
@@ -156,7 +165,10 @@ impl Soak {
                 Event::Nothing | Event::Storm | Event::RuntimeRestarted | Event::BinderKilled => {
                     false
                 }
-                Event::ServeKilled | Event::ServeTerminated => true,
+                Event::ServeKilled
+                | Event::ServeTerminated
+                | Event::ServeReplaced
+                | Event::ServeUpgraded => true,
                 _ => mine,
             };
             // The probe went with its pod, and says nothing any more.
@@ -199,6 +211,15 @@ impl Soak {
             }
             Event::ServeKilled => self.shim.kill().await?,
             Event::ServeTerminated => self.shim.signal(Signal::SIGTERM)?,
+            Event::ServeReplaced => {
+                self.shim.kill().await?;
+                self.shim.serve_again(&self.stage).await?;
+            }
+            Event::ServeUpgraded => {
+                self.shim.signal(Signal::SIGTERM)?;
+                self.shim.exit(SOON).await?;
+                self.shim.serve_again(&self.stage).await?;
+            }
             Event::PodRemoved => lane.pod.remove().await?,
             Event::BinderKilled => {
                 let binder = self.shim.binder()?;
@@ -219,7 +240,9 @@ impl Soak {
     /// Starts what ended, and checks how it did.
     async fn mend(&mut self, event: Event, victim: usize) -> Result<()> {
         match event {
-            Event::Nothing | Event::Storm | Event::RuntimeRestarted | Event::BinderKilled => {}
+            Event::Nothing | Event::Storm => {}
+            // Whatever comes next may ask them.
+            Event::RuntimeRestarted | Event::BinderKilled => self.shim.is_ready().await?,
             Event::CliKilled => self.again(victim, &[137]).await?,
             Event::CliInterrupted => self.again(victim, &[0]).await?,
             Event::SessionStopped => self.again(victim, &[9]).await?,
@@ -234,6 +257,11 @@ impl Soak {
                 self.shim = self.stage.shim(FLAGS).await?;
                 for lane in &mut self.lanes {
                     lane.forward(&self.stage, &self.shim, "").await?;
+                }
+            }
+            Event::ServeReplaced | Event::ServeUpgraded => {
+                for lane in &mut self.lanes {
+                    lane.forward_is_back().await?;
                 }
             }
             Event::PodRemoved => {

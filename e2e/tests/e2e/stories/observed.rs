@@ -209,11 +209,7 @@ async fn without_its_runtime_the_shim_is_not_ready(stage: &mut Stage) -> Result<
     node.resume_runtime().await?;
     same("ready", ready?.status, 503)?;
     same("healthy", health?.status, 200)?;
-    until("the shim to be ready again", SOON, || async {
-        let answer = get(shim.metrics_address()?, "/readyz").await?;
-        Ok((answer.status == 200).then_some(()))
-    })
-    .await
+    shim.is_ready().await
 }
 
 async fn the_log_walks_the_set_up_and_keeps_the_secrets(stage: &mut Stage) -> Result<()> {

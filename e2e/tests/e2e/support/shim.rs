@@ -202,6 +202,18 @@ impl Shim {
         .await
     }
 
+    /// Waits until it says that it is ready: its runtime and its binder answer it.
+    ///
+    /// # Errors
+    /// It does not say so.
+    pub(crate) async fn is_ready(&self) -> Result<()> {
+        until("the shim to be ready", SOON, || async {
+            let answer = http::get(self.metrics_address()?, "/readyz").await?;
+            Ok((answer.status == 200).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until a metric has a value: a connection is counted when it is
     /// over, which its ends may notice a moment earlier.
     ///
