@@ -14,7 +14,6 @@ use crate::audit::Audit;
 use crate::binder::{Binder, ProcessBinder};
 use crate::config::Config;
 use crate::drain::{self, Order, Orders};
-use crate::endpoint::UnixEndpoint;
 use crate::limits::{Limits, raise_descriptor_limit};
 use crate::metrics::{self, Exporter};
 use crate::observe;
@@ -76,8 +75,8 @@ pub struct App {
     config: Config,
     binder: Arc<dyn Binder>,
     shared: Arc<Shared>,
-    call: (UnixListener, UnixEndpoint),
-    streaming: (StreamingListener, Option<UnixEndpoint>),
+    call: UnixListener,
+    streaming: StreamingListener,
     metrics: Option<(TcpListener, Exporter)>,
     /// The sockets of this process that the binder keeps.
     own: OwnSockets,
@@ -104,8 +103,6 @@ impl App {
         let limits = Limits::from(&config.limits)
             .validated(descriptors)
             .map_err(anyhow::Error::msg)?;
-        let files = config.tls.files(&config.streaming_address);
-        let files = files.map_err(anyhow::Error::msg)?;
         let shared = Shared {
             allow_wide_bind: config.source.allow_wide_bind,
             ..Shared::new(limits)
@@ -124,18 +121,18 @@ impl App {
         if let Some(path) = &config.ready_file {
             clear_ready_file(path, Kind::Serve)?;
         }
-        let mut takeover = Takeover::begin(&*binder).await?;
-        let mut own = OwnSockets::default();
-        let (streaming, base) =
-            sockets::streaming(&config, files, &*binder, &mut takeover, &mut own).await?;
+        // Whatever may fail comes before anything is taken over.
+        let tls = sockets::tls(&config)?;
         let shared = Arc::new(Shared {
             audit: Audit::open(&config.audit)?,
-            tls: match &streaming {
-                (StreamingListener::Tls(_, tls), _) => Some(Arc::clone(tls)),
-                _ => None,
-            },
+            tls,
             ..shared
         });
+        let mut takeover = Takeover::begin(&*binder).await?;
+        let mut own = OwnSockets::default();
+        let tls = shared.tls.as_ref();
+        let (streaming, base) =
+            sockets::streaming(&config, tls, &*binder, &mut takeover, &mut own).await?;
         let metrics = metrics.map(|(listener, exporter)| {
             metrics::limits(&shared.limits, descriptors);
             let sampled = Arc::clone(&shared);
@@ -177,7 +174,19 @@ impl App {
     ///
     /// # Errors
     /// The ready file cannot be written, or the call cannot be served.
-    pub async fn run(self, mut orders: Orders) -> anyhow::Result<()> {
+    pub async fn run(self, orders: Orders) -> anyhow::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let served = self.serve(orders).await;
+        if served.is_err() {
+            // The next start goes on with what the binder keeps.
+            shared.registry.close();
+            drain::leave_all(&shared).await;
+            shared.audit.close(LAST_RECORDS).await;
+        }
+        served
+    }
+
+    async fn serve(self, mut orders: Orders) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         // Nothing goes on serving after an early return.
         let _stop = stop.clone().drop_guard();
@@ -212,9 +221,8 @@ impl App {
         let hangups = Hangups::begin()?;
         let answer = hangups.answer(self.shared.audit.clone(), self.shared.tls.is_some());
         tasks.spawn(stop.clone().run_until_cancelled_owned(answer));
-        let (streaming, streaming_endpoint) = self.streaming;
         tasks.spawn(streaming::serve(
-            streaming,
+            self.streaming,
             Arc::clone(&self.shared),
             stop.clone(),
         ));
@@ -224,8 +232,7 @@ impl App {
             self.addresses.streaming.clone(),
         )
         .confined(self.config.separation.in_force.clone());
-        let (call, call_endpoint) = self.call;
-        let (health, call) = serve_call(call, service, stop.clone()).await?;
+        let (health, call) = serve_call(self.call, service, stop.clone()).await?;
         let mut call = tokio::spawn(call);
         let ready = self.config.ready_file.as_deref();
         let ready = ready.map(|path| write_ready_file(path, &self.addresses));
@@ -238,8 +245,9 @@ impl App {
         );
         if self.config.separation.binder.is_none() {
             let place = self.config.source.place();
+            let binder = Arc::clone(&self.binder);
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-                warn_of_trouble(&*self.binder, &place).await;
+                warn_of_trouble(&*binder, &place).await;
             }));
         }
         let order = tokio::select! {
@@ -258,20 +266,17 @@ impl App {
             .set_service_status("", ServingStatus::NotServing)
             .await;
         let within = self.config.ending.drain_timeout;
-        let kept = self.own.are_kept();
-        let leaves = order == Order::Leave && kept;
-        let leaves = leaves && drain::settle(&self.shared, within, &mut orders).await;
+        let kept = order == Order::Leave && self.own.are_kept();
+        let kept = kept && takeover::is_ready(&*self.binder).await;
+        let leaves = kept && drain::settle(&self.shared, within, &mut orders).await;
+        let leaves = leaves && takeover::is_ready(&*self.binder).await;
         if leaves {
             // From here on clients wait for the next process.
             stop.cancel();
             drain::leave_all(&self.shared).await;
         } else {
             // Told twice, nothing is waited for.
-            let within = if order == Order::Leave && kept {
-                Duration::ZERO
-            } else {
-                within
-            };
+            let within = if kept { Duration::ZERO } else { within };
             drain::drain(&self.shared, within, &mut orders).await;
             stop.cancel();
         }
@@ -284,10 +289,9 @@ impl App {
         // The last sessions are told of.
         self.shared.audit.close(LAST_RECORDS).await;
         if leaves {
-            call_endpoint.leave();
-            streaming_endpoint.into_iter().for_each(UnixEndpoint::leave);
+            drop(self.own);
         } else {
-            self.own.close().await;
+            self.own.end().await;
         }
         drop(ready);
         Ok(())

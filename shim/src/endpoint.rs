@@ -1,5 +1,6 @@
 //! Sockets on which the shim listens for its own clients.
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use socket2::{SockRef, Type};
 use std::fs;
 use std::io;
@@ -62,7 +63,7 @@ impl UnixEndpoint {
                     "something that is no socket is there",
                 ));
             }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            Ok(_) if is_served(path, SocketType::STREAM) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another process serves it",
@@ -127,6 +128,24 @@ impl UnixEndpoint {
     /// Leaves the file to the next process.
     pub fn leave(mut self) {
         self.left = true;
+    }
+}
+
+/// Whether somebody listens at `path`, with a socket of this kind or another.
+/// Never waits: whoever listens may be frozen.
+pub(crate) fn is_served(path: &Path, kind: SocketType) -> bool {
+    use rustix::io::Errno;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None);
+    match (socket, SocketAddrUnix::new(path)) {
+        (Ok(socket), Ok(address)) => match rustix::net::connect(&socket, &address) {
+            // Its queue is full, so somebody made one.
+            Ok(()) | Err(Errno::AGAIN) => true,
+            // Another kind of socket.
+            Err(Errno::PROTOTYPE) => true,
+            Err(_) => false,
+        },
+        _ => false,
     }
 }
 
@@ -234,6 +253,28 @@ mod tests {
         assert_eq!(found(&above).0 & 0o011, 0o011, "others pass");
         endpoint.allow(None).expect("the owner's alone again");
         assert_eq!(found(&path).0, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_frozen_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("s.sock");
+        let (listener, _endpoint) = UnixEndpoint::bind(&path).expect("bound");
+        // Nobody accepts, and here is room for one.
+        rustix::net::listen(&listener, 0).expect("a shorter queue");
+        let waiting = std::os::unix::net::UnixStream::connect(&path).expect("queued");
+        let (done, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let bound = UnixEndpoint::bind_for(&path, None).map(|_| ());
+            done.send(bound.map_err(|error| error.kind()))
+        });
+        let told = told.recv_timeout(std::time::Duration::from_secs(20));
+        assert_eq!(
+            told.expect("in time"),
+            Err(io::ErrorKind::AddrInUse),
+            "it is there"
+        );
+        drop(waiting);
     }
 
     #[tokio::test]

@@ -7,22 +7,25 @@
 //! its successor:    binder -> the call's and the streaming socket, sessions, held
 //! ```
 
+mod own;
+
+pub use own::{OwnSockets, endpoint};
+
 use crate::binder::client::listening;
 use crate::binder::deposits::{Content, Deposit, Left};
-use crate::binder::wire::Socket;
 use crate::binder::{Binder, Bound, Sandbox};
 use crate::endpoint::UnixEndpoint;
 use crate::metrics;
 use crate::session::{self, Parts, Passes, Record, Shared};
 use socket2::SockRef;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use sternline_api::{Failure, Reason};
 use tokio::net::UnixListener;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Key of the call's socket.
 pub const CALL: &str = "call";
@@ -33,6 +36,16 @@ pub const STREAMING: &str = "streaming";
 /// How long a client may take to come back when the binder does not say how long
 /// it keeps things.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long the binder may be away when serve starts: it may be starting itself.
+const AWAY: Duration = Duration::from_secs(4);
+
+/// Pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a binder that is away when serve goes may take to come back, and to be
+/// given everything.
+const BACK: Duration = Duration::from_secs(3);
 
 /// How long the binder may take to watch a sandbox.
 const WATCH: Duration = Duration::from_secs(5);
@@ -47,7 +60,7 @@ const UNSURE_INTERVALS: u32 = 3;
 pub struct Takeover(Vec<Left>);
 
 impl Takeover {
-    /// Asks the binder, if it keeps anything.
+    /// Asks the binder, if it keeps anything. One that is away is waited for.
     ///
     /// # Errors
     /// The serve before is there still, or there is no room for what it left.
@@ -55,14 +68,20 @@ impl Takeover {
         let Some(deposits) = binder.deposits() else {
             return Ok(Self::default());
         };
-        match deposits.take().await {
-            Ok(left) => Ok(Self(left)),
-            // Without a binder nothing was kept.
-            Err(failure) if failure.reason == Reason::RuntimeUnavailable => {
-                tracing::warn!(%failure, "nothing is taken over");
-                Ok(Self::default())
+        let deadline = Instant::now() + AWAY;
+        loop {
+            match deposits.take().await {
+                Ok(left) => return Ok(Self(left)),
+                Err(failure) if failure.reason != Reason::RuntimeUnavailable => {
+                    return Err(failure);
+                }
+                Err(_) if Instant::now() < deadline => sleep(PAUSE).await,
+                // Without a binder nothing was kept.
+                Err(failure) => {
+                    tracing::warn!(%failure, "nothing is taken over");
+                    return Ok(Self::default());
+                }
             }
-            Err(failure) => Err(failure),
         }
     }
 
@@ -124,39 +143,6 @@ impl Drop for Takeover {
     }
 }
 
-/// This process's own sockets, as the binder keeps them. Dropped, they are left
-/// to the next process.
-#[derive(Debug, Default)]
-pub struct OwnSockets(Vec<Deposit>);
-
-impl OwnSockets {
-    /// One more, if it is kept.
-    pub fn add(&mut self, deposit: Option<Deposit>) {
-        self.0.extend(deposit);
-    }
-
-    /// Whether a next process could go on with them.
-    #[must_use]
-    pub fn are_kept(&self) -> bool {
-        self.0.iter().any(|one| one.grace().is_some())
-    }
-
-    /// Has them closed: there is no next process.
-    pub async fn close(&self) {
-        for deposit in &self.0 {
-            deposit.close().await;
-        }
-    }
-}
-
-impl Drop for OwnSockets {
-    fn drop(&mut self) {
-        for deposit in &self.0 {
-            deposit.leave();
-        }
-    }
-}
-
 /// The socket of an endpoint, if it was asked for in the same words, and what its
 /// record says.
 fn own_socket(content: Content, asked: &str) -> Option<(String, OwnedFd)> {
@@ -182,29 +168,21 @@ pub fn path_text(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// Leaves an endpoint's socket with the binder: what was asked for, and what its
-/// successor is to know.
-pub async fn endpoint(
-    binder: &dyn Binder,
-    key: &str,
-    socket: impl AsFd,
-    asked: String,
-    record: String,
-) -> Option<Deposit> {
-    let deposits = binder.deposits()?;
-    let descriptor = socket.as_fd().try_clone_to_owned().ok()?;
-    let named = Socket {
-        listener_id: 0,
-        address: asked,
-    };
-    let content = Content {
-        sockets: vec![(named, descriptor)],
-        record: record.into_bytes(),
-        watched: None,
-    };
-    let put = deposits.put(key, content).await;
-    // Told, and counted, where the binder refuses.
-    put.ok()
+/// Whether the binder is there and has everything that is to be left, now or in a
+/// moment.
+pub async fn is_ready(binder: &dyn Binder) -> bool {
+    match binder.deposits() {
+        None => false,
+        Some(deposits) => {
+            let ready = deposits.has_all(BACK).await;
+            if !ready {
+                tracing::warn!(
+                    "the binder is away: the sessions are ended, not left to the next server"
+                );
+            }
+            ready
+        }
+    }
 }
 
 /// Leaves a new session with the binder, where that is possible.

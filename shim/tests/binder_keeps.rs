@@ -3,76 +3,19 @@
 mod binder_support;
 
 use binder_support::form::BinderProcess;
+use binder_support::keeping::{SOON, at, bind, holds, is_free, put, serve, start};
 use binder_support::{Namespaces, loopback};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use sternline_api::Reason;
 use sternline_shim::binder::channel::Channel;
-use sternline_shim::binder::deposits::{Content, Deposit, Deposits, Left, copies};
+use sternline_shim::binder::deposits::{Content, Left, copies};
 use sternline_shim::binder::wire::{self, Discard, Keep, Socket, answer, ask};
-use sternline_shim::binder::{BindRequest, Binder, Bound, ProcessBinder, SandboxTarget};
+use sternline_shim::binder::{BindRequest, Binder, ProcessBinder, SandboxTarget};
 use tokio::time::{sleep, timeout};
-
-const POLL: &[&str] = &["--poll-interval", "100ms"];
-
-/// Longer than anything here takes.
-const SOON: Duration = Duration::from_secs(20);
-
-fn start(namespaces: &Namespaces, flags: &[&str]) -> BinderProcess {
-    namespaces.add("web");
-    BinderProcess::start(&namespaces.dir(), &[POLL, flags].concat())
-}
-
-/// A serve of this name, once its binder answers.
-async fn serve(process: &BinderProcess, name: &str) -> (ProcessBinder, Deposits) {
-    let binder = ProcessBinder::named(&process.socket(), name);
-    let deposits = binder.deposits().expect("a name");
-    let deadline = Instant::now() + SOON;
-    while deposits.grace().is_none() {
-        assert!(Instant::now() < deadline, "no binder");
-        sleep(Duration::from_millis(5)).await;
-    }
-    (binder, deposits)
-}
-
-async fn bind(binder: &ProcessBinder, ports: impl IntoIterator<Item = u16>) -> Bound {
-    let listeners = (0..).zip(ports).map(|(id, port)| loopback(id, port));
-    let request = BindRequest {
-        target: SandboxTarget::Id("web".to_owned()),
-        listeners: listeners.collect(),
-        backlog: 16,
-    };
-    binder.bind(request).await.expect("bound")
-}
-
-async fn put(deposits: &Deposits, key: &str, bound: &Bound) -> Deposit {
-    let content = Content::of(bound, b"a record".to_vec()).expect("copied");
-    deposits.put(key, content).await.expect("kept")
-}
-
-fn at(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
-fn is_free(namespaces: &Namespaces, port: u16) -> bool {
-    namespaces.inside("web", move || match TcpListener::bind(at(port)) {
-        Ok(_) => true,
-        Err(error) if error.kind() == ErrorKind::AddrInUse => false,
-        Err(error) => panic!("{error}"),
-    })
-}
-
-/// Waits until the binder holds no more than so many sockets.
-async fn holds(process: &BinderProcess, most: usize) {
-    let deadline = Instant::now() + SOON;
-    while process.holds().len() > most {
-        assert!(Instant::now() < deadline, "{:?}", process.holds());
-        sleep(Duration::from_millis(10)).await;
-    }
-}
 
 apart! {
     async fn the_next_serve_of_the_name_finds_everything() {
@@ -87,12 +30,12 @@ apart! {
         deposit.renew(b"another record".to_vec()).await;
         let later = bind(&binder, [21_000]).await;
         deposit.add(copies(&later.sockets).expect("copied")).await;
-        // What was never finished is nobody's.
-        let half = bind(&binder, [22_000]).await;
-        let _ = deposits.put("s2", Content::default()).await.expect("kept").close().await;
+        // What is closed again is nobody's.
+        let closed = bind(&binder, [22_000]).await;
+        put(&deposits, "s2", &closed).await.close().await;
         let namespace = bound.namespace;
         deposit.leave();
-        drop((binder, deposits, deposit, bound, later, half));
+        drop((binder, deposits, deposit, bound, later, closed));
 
         let (stranger, others) = serve(&process, "two").await;
         assert!(others.take().await.expect("asked").is_empty(), "another name");
@@ -190,18 +133,21 @@ apart! {
         let (first, deposits) = serve(&process, "one").await;
         let bound = bind(&first, [8080]).await;
         let deposit = put(&deposits, "s1", &bound).await;
-        let (_second, theirs) = serve(&process, "one").await;
+        let (second, theirs) = serve(&process, "one").await;
         let refused = theirs.take().await.expect_err("it is there still");
         assert_eq!(refused.reason, Reason::PortInUse);
         assert!(refused.message.contains("another server with the socket one"), "{refused}");
         let refused = theirs.put("s2", Content::default()).await.expect_err("not its own");
         assert_eq!(refused.reason, Reason::PortInUse);
 
-        let taking = tokio::spawn(async move { theirs.take().await.map(|left| left.len()) });
-        sleep(Duration::from_millis(300)).await;
+        let mut taking = Box::pin(theirs.take());
+        timeout(Duration::ZERO, &mut taking).await.expect_err("it waits");
+        // The binder reads one after the other, so it has read both.
+        let web = SandboxTarget::Id("web".to_owned());
+        second.find(&web).await.expect("there");
         deposit.leave();
         drop((first, deposits, deposit, bound));
-        assert_eq!(taking.await.expect("ran").expect("its turn"), 1);
+        assert_eq!(taking.await.expect("its turn").len(), 1);
     }
 }
 
@@ -276,6 +222,31 @@ fn keep(key: &str, sockets: usize) -> Keep {
         sockets: vec![socket; sockets],
         record: Some(Vec::new()),
         ..Keep::default()
+    }
+}
+
+apart! {
+    async fn what_was_never_finished_is_nobodys() {
+        let namespaces = Namespaces::new();
+        let process = start(&namespaces, &["--restart-grace", "60s"]);
+        let (other, _) = serve(&process, "other").await;
+        let half = bind(&other, [8080]).await;
+        let channel = hostile(&process, "one").await;
+        let more = Keep { record: None, more: true, ..keep("s1", 1) };
+        let socket = half.sockets[0].socket.as_fd();
+        say(&channel, 1, ask::What::Keep(more), &[socket]).await;
+        say(&channel, 2, ask::What::Keep(keep("s2", 1)), &[socket]).await;
+        assert!(matches!(hear(&channel).await, Some((2, answer::What::Kept(_)))));
+        drop((channel, half));
+        assert!(!is_free(&namespaces, 8080), "both are kept so far");
+        let (_next, deposits) = serve(&process, "one").await;
+        let mut left = deposits.take().await.expect("asked");
+        let Left { deposit, content } = left.remove(0);
+        assert!(left.is_empty());
+        assert_eq!(deposit.key(), "s2");
+        drop(content);
+        deposit.close().await;
+        assert!(is_free(&namespaces, 8080), "the half is closed");
     }
 }
 

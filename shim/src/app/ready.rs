@@ -1,6 +1,8 @@
 //! The file that says that everything listens.
 
 use anyhow::Context as _;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -56,10 +58,14 @@ struct Content<'a, A> {
 pub(crate) struct ReadyFile {
     path: PathBuf,
     content: String,
+    /// Held as long as this process lives, so that others know that it does; none
+    /// on a file system without locks.
+    _lock: Option<Flock<File>>,
 }
 
-/// Removes what a killed shim left, which says what is not so. An empty file, as
-/// mktemp makes it, may stay until it is replaced.
+/// Removes what a killed shim left, which says what is not so. That of a shim that
+/// is alive says what is so, and stays until it is replaced. So may an empty file,
+/// as mktemp makes it.
 ///
 /// # Errors
 /// Something else is there, which is not ours to remove.
@@ -78,7 +84,16 @@ pub(crate) fn clear_ready_file(path: &Path, kind: Kind) -> anyhow::Result<()> {
             path.display()
         );
     }
+    if is_held(path) {
+        return Ok(());
+    }
     fs::remove_file(path).with_context(|| format!("--ready-file {}", path.display()))
+}
+
+/// Whether the process that wrote it is alive.
+fn is_held(path: &Path) -> bool {
+    let locked = File::open(path).map(|file| Flock::lock(file, FlockArg::LockSharedNonblock));
+    matches!(locked, Ok(Err((_, Errno::EWOULDBLOCK))))
 }
 
 /// Written whole or not at all: whoever waits for it may read it at once.
@@ -95,9 +110,13 @@ pub(crate) fn write_ready_file(
     let new = path.with_file_name(format!(".{name}.{pid}.new"));
     // Never through a link that somebody left there.
     let _ = fs::remove_file(&new);
-    File::create_new(&new)
-        .and_then(|mut file| file.write_all(content.as_bytes()))
-        .and_then(|()| fs::rename(&new, path))
+    let written = File::create_new(&new).and_then(|mut file| {
+        file.write_all(content.as_bytes())?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok();
+        fs::rename(&new, path)?;
+        Ok(lock)
+    });
+    let lock = written
         .inspect_err(|_| {
             let _ = fs::remove_file(&new);
         })
@@ -105,6 +124,7 @@ pub(crate) fn write_ready_file(
     Ok(ReadyFile {
         path: path.to_owned(),
         content,
+        _lock: lock,
     })
 }
 
@@ -163,7 +183,12 @@ mod tests {
             clear_ready_file(&path, kind).expect("of an earlier release");
             assert!(!path.exists());
             let addresses: Value = serde_json::from_str(stale).expect("JSON");
-            std::mem::forget(write_ready_file(&path, &addresses).expect("written"));
+            let held = write_ready_file(&path, &addresses).expect("written");
+            let written = fs::read(&path).expect("there");
+            clear_ready_file(&path, kind).expect("of a shim that is alive");
+            assert_eq!(fs::read(&path).expect("left alone"), written);
+            drop(held);
+            fs::write(&path, written).expect("written");
             clear_ready_file(&path, kind).expect("of a killed shim");
             assert!(!path.exists());
         }

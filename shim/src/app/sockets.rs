@@ -1,34 +1,54 @@
 //! The sockets on which serve listens for its own clients: left by the process
 //! before, or bound anew.
+//!
+//! What can fail without them is done before: a start that fails is to leave what
+//! the process before has left as it was.
 
 use crate::binder::Binder;
-use crate::config::{Config, StreamingAddress, TlsFiles};
+use crate::config::{Config, StreamingAddress};
 use crate::endpoint::UnixEndpoint;
 use crate::streaming::StreamingListener;
 use crate::takeover::{self, OwnSockets, Takeover};
 use crate::tls::Tls;
 use anyhow::Context as _;
 use std::path::Path;
+use std::sync::Arc;
 use sternline_api::protocol::UNIX_SCHEME;
 use tokio::net::{TcpListener, UnixListener};
+
+/// Reads the certificate of the streaming endpoint, if it is to have one.
+///
+/// # Errors
+/// It cannot be used.
+pub(super) fn tls(config: &Config) -> anyhow::Result<Option<Arc<Tls>>> {
+    let files = config.tls.files(&config.streaming_address);
+    let files = files.map_err(anyhow::Error::msg)?;
+    match (files, &config.streaming_address) {
+        (Some(files), StreamingAddress::Tcp(addr)) => {
+            let limit = config.tls.streaming_tls_handshake_timeout;
+            Ok(Some(Tls::load(files, config.tls.host(*addr), limit)?))
+        }
+        _ => Ok(None),
+    }
+}
 
 /// Listens for clients that stream.
 ///
 /// # Errors
-/// An address that cannot be bound, or a certificate that cannot be used.
+/// An address that cannot be bound.
 pub(super) async fn streaming(
     config: &Config,
-    files: Option<TlsFiles>,
+    tls: Option<&Arc<Tls>>,
     binder: &dyn Binder,
     takeover: &mut Takeover,
     own: &mut OwnSockets,
-) -> anyhow::Result<((StreamingListener, Option<UnixEndpoint>), String)> {
+) -> anyhow::Result<(StreamingListener, String)> {
     match &config.streaming_address {
         StreamingAddress::Tcp(addr) => {
             let asked = addr.to_string();
             let listener = match takeover.tcp(takeover::STREAMING, &asked).await {
                 Some((listener, deposit)) => {
-                    own.add(Some(deposit));
+                    own.add(Some(deposit), None);
                     TcpListener::from_std(listener)?
                 }
                 None => {
@@ -37,20 +57,17 @@ pub(super) async fn streaming(
                         listener.with_context(|| format!("--streaming-address {addr}"))?;
                     let key = takeover::STREAMING;
                     let kept = takeover::endpoint(binder, key, &listener, asked, String::new());
-                    own.add(kept.await);
+                    own.add(kept.await, None);
                     listener
                 }
             };
             let bound = listener.local_addr()?;
-            if let Some(files) = files {
-                let host = config.tls.host(bound);
-                let base = format!("https://{host}:{}", bound.port());
-                let limit = config.tls.streaming_tls_handshake_timeout;
-                let tls = Tls::load(files, host, limit)?;
-                return Ok(((StreamingListener::Tls(listener, tls), None), base));
+            if let Some(tls) = tls {
+                let base = format!("https://{}:{}", config.tls.host(bound), bound.port());
+                return Ok((StreamingListener::Tls(listener, Arc::clone(tls)), base));
             }
             let base = format!("http://{bound}");
-            Ok(((StreamingListener::Tcp(listener), None), base))
+            Ok((StreamingListener::Tcp(listener), base))
         }
         StreamingAddress::Unix(path) => {
             let bound = unix(
@@ -62,10 +79,10 @@ pub(super) async fn streaming(
                 own,
             )
             .await;
-            let (listener, endpoint) =
+            let listener =
                 bound.with_context(|| format!("--streaming-address unix:{}", path.display()))?;
             let base = format!("{UNIX_SCHEME}://{}", percent_encoded(path));
-            Ok(((StreamingListener::Unix(listener), Some(endpoint)), base))
+            Ok((StreamingListener::Unix(listener), base))
         }
     }
 }
@@ -82,18 +99,18 @@ pub(super) async fn unix(
     binder: &dyn Binder,
     takeover: &mut Takeover,
     own: &mut OwnSockets,
-) -> std::io::Result<(UnixListener, UnixEndpoint)> {
+) -> std::io::Result<UnixListener> {
     if let Some((listener, endpoint, deposit)) = takeover.unix(key, path).await {
-        own.add(Some(deposit));
         // The flags of this process count, not those of the one before.
-        endpoint.allow(group)?;
-        return Ok((listener, endpoint));
+        let allowed = endpoint.allow(group);
+        own.add(Some(deposit), Some(endpoint));
+        return allowed.map(|()| listener);
     }
     let (listener, endpoint) = UnixEndpoint::bind_for(path, group)?;
     let asked = takeover::path_text(path);
     let kept = takeover::endpoint(binder, key, &listener, asked, endpoint.mark());
-    own.add(kept.await);
-    Ok((listener, endpoint))
+    own.add(kept.await, Some(endpoint));
+    Ok(listener)
 }
 
 /// A path as the host of a URL (RFC 3986, section 2.1).

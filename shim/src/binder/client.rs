@@ -9,7 +9,7 @@ mod kept;
 mod link;
 mod pending;
 
-use super::deposits::{Content, Deposits, Refused};
+use super::deposits::{Content, Deposits, Refused, Standing};
 use super::wire::Socket;
 use super::{BindRequest, Binder, BinderStatus, Bound, Gone, Sandbox, SandboxTarget};
 use crate::cache::Pass;
@@ -46,9 +46,9 @@ pub(super) enum Change {
     /// Keep this too.
     Keep {
         key: String,
+        new: New,
         sockets: Vec<(Socket, OwnedFd)>,
         record: Option<Vec<u8>>,
-        watched: Option<Watched>,
         reply: oneshot::Sender<Result<(), Failure>>,
     },
     Discard {
@@ -56,6 +56,14 @@ pub(super) enum Change {
         listener_id: Option<u32>,
         reply: oneshot::Sender<()>,
     },
+}
+
+/// What a change adds to.
+pub(super) enum New {
+    /// Nothing: this is the first of its key, which is in this sandbox or in none.
+    Entry(Option<Watched>),
+    /// What is kept under its key; if that is nothing, neither is this.
+    Part,
 }
 
 /// What this process is to the binder.
@@ -92,7 +100,7 @@ impl ProcessBinder {
     pub fn named(path: &Path, name: &str) -> Self {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (count, watched) = watch::channel(0);
-        let (keeps, grace) = watch::channel(None);
+        let (keeps, standing) = watch::channel(Standing::default());
         let instance = Pass::generate().map(|pass| pass.secret().to_owned());
         // One that is like no other cannot be told from its predecessor: it has
         // nothing kept.
@@ -105,7 +113,7 @@ impl ProcessBinder {
         let kept = Kept::new(keeps, refused.clone());
         let deposits = (!name.is_empty()).then(|| Deposits {
             orders: orders.clone(),
-            grace,
+            standing,
             refused,
         });
         tokio::spawn(Link::new(path.to_owned(), own, inbox, count, kept).run());
@@ -172,4 +180,50 @@ fn unavailable(path: &Path, why: &str) -> Failure {
             path.display()
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binder::channel::Channel;
+    use crate::binder::server::Endpoint;
+    use crate::binder::wire::{self, answer, ask};
+    use tokio::net::UnixListener;
+
+    /// A binder of before anything was kept: it knows neither the words for that
+    /// nor the fields of the greeting.
+    async fn older(listener: UnixListener) {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let channel = Channel::from(stream);
+        while let Some(packet) = channel.receive().await.expect("readable") {
+            let (id, what) = wire::decode_ask(&packet.bytes).expect("ours");
+            let what = match what {
+                ask::What::Hello(_) => answer::What::Welcome(wire::Hello {
+                    version: wire::VERSION,
+                    ..wire::Hello::default()
+                }),
+                ask::What::Status(_) => answer::What::Status(wire::Status::default()),
+                // It closes the connection.
+                other => panic!("{other:?}"),
+            };
+            let packet = wire::encode_answer(id, what);
+            channel.send(&packet, &[]).await.expect("sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_keeps_nothing_is_not_asked_for_what_was_left() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("s");
+        let (listener, _endpoint) = Endpoint::bind(&path, None).expect("bound");
+        let listener = UnixListener::from_std(listener.into()).expect("ours");
+        let older = tokio::spawn(older(listener));
+        let binder = ProcessBinder::named(&path, "one");
+        let deposits = binder.deposits().expect("a name");
+        assert!(deposits.take().await.expect("answered").is_empty());
+        let deposit = deposits.put("s1", Content::default()).await;
+        deposit.expect("nothing failed").close().await;
+        assert_eq!(binder.status().await.trouble, None);
+        assert!(!older.is_finished(), "it understood everything");
+    }
 }

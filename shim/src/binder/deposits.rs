@@ -4,7 +4,7 @@
 //! The binder's copy keeps an address taken: whoever frees one closes its deposit
 //! first and waits for that.
 
-use super::client::{Change, Order, listening};
+use super::client::{Change, New, Order, listening};
 use super::wire::{Socket, WireError, keep::MAX_RECORD};
 use super::{Bound, BoundSocket};
 use crate::sandbox::Watched;
@@ -30,9 +30,17 @@ const TAKE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub struct Deposits {
     pub(super) orders: mpsc::Sender<Order>,
-    /// What the binder last said; none while it is not connected.
-    pub(super) grace: watch::Receiver<Option<Duration>>,
+    pub(super) standing: watch::Receiver<Standing>,
     pub(super) refused: Refused,
+}
+
+/// How it is between this process and the binder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// How long it keeps things, as the last one said that was connected.
+    pub(super) grace: Option<Duration>,
+    /// It is connected, and was given everything that it is to keep.
+    pub(super) has_all: bool,
 }
 
 /// Keys under which the binder does not keep what it was given.
@@ -88,11 +96,20 @@ pub struct Left {
 }
 
 impl Deposits {
-    /// How long the binder keeps what this process leaves; none while it keeps
-    /// nothing or cannot be asked.
+    /// How long the binder keeps what this process leaves, as it last said; none
+    /// if it keeps nothing, or was never connected.
     #[must_use]
     pub fn grace(&self) -> Option<Duration> {
-        self.grace.borrow().filter(|grace| !grace.is_zero())
+        let grace = self.standing.borrow().grace;
+        grace.filter(|grace| !grace.is_zero())
+    }
+
+    /// Waits until the binder is connected and has what was deposited, at most for
+    /// so long; whether it has.
+    pub async fn has_all(&self, within: Duration) -> bool {
+        let mut standing = self.standing.clone();
+        let all = standing.wait_for(|standing| standing.has_all);
+        timeout(within, all).await.is_ok_and(|all| all.is_ok())
     }
 
     /// Has something kept, and returns when it is.
@@ -100,18 +117,19 @@ impl Deposits {
     /// # Errors
     /// The binder refuses: nothing of it is kept.
     pub async fn put(&self, key: &str, content: Content) -> Result<Deposit, Failure> {
-        if content.record.len() > MAX_RECORD {
-            let message = format!("what is to be kept has {} bytes", content.record.len());
-            return Err(Failure::new(Reason::InvalidRequest, message));
-        }
         let deposit = self.deposit(key);
-        let Content {
-            sockets,
-            record,
-            watched,
-        } = content;
-        deposit.keep(sockets, Some(record), watched).await?;
+        deposit.put(content).await?;
         Ok(deposit)
+    }
+
+    /// The same for what is in no sandbox, this process's own, which matters to all
+    /// that is kept: where the binder refuses, it is tried again when something is
+    /// closed there, and with every other binder.
+    pub async fn put_own(&self, key: &str, content: Content) -> Deposit {
+        let deposit = self.deposit(key);
+        // Told, and counted, where it is noticed.
+        let _ = deposit.put(content).await;
+        deposit
     }
 
     /// Takes over what the serve before has left, which may be nothing. It is
@@ -151,8 +169,8 @@ impl Deposits {
 }
 
 impl Deposit {
-    /// How long the binder keeps it when this process is gone; none if it does
-    /// not, or if that cannot be told now.
+    /// How long the binder keeps it when this process is gone, as it last said;
+    /// none if it does not.
     #[must_use]
     pub fn grace(&self) -> Option<Duration> {
         match self.deposits.refused.has(&self.key) {
@@ -170,12 +188,12 @@ impl Deposit {
     /// Replaces the record, and returns when that is done.
     pub async fn renew(&self, record: Vec<u8>) {
         // Told, and counted, where it is noticed.
-        let _ = self.keep(Vec::new(), Some(record), None).await;
+        let _ = self.keep(New::Part, Vec::new(), Some(record)).await;
     }
 
     /// Has more sockets kept, and returns when they are.
     pub async fn add(&self, sockets: Vec<(Socket, OwnedFd)>) {
-        let _ = self.keep(sockets, None, None).await;
+        let _ = self.keep(New::Part, sockets, None).await;
     }
 
     /// Has the sockets of a listener closed, and returns when they are.
@@ -194,18 +212,32 @@ impl Deposit {
         self.over.store(true, Relaxed);
     }
 
+    async fn put(&self, content: Content) -> Result<(), Failure> {
+        let bytes = content.record.len();
+        if bytes > MAX_RECORD {
+            let message = format!("what is to be kept has {bytes} bytes");
+            return Err(Failure::new(Reason::InvalidRequest, message));
+        }
+        self.keep(
+            New::Entry(content.watched),
+            content.sockets,
+            Some(content.record),
+        )
+        .await
+    }
+
     async fn keep(
         &self,
+        new: New,
         sockets: Vec<(Socket, OwnedFd)>,
         record: Option<Vec<u8>>,
-        watched: Option<Watched>,
     ) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
         let order = Order::Deposit(Change::Keep {
             key: self.key.clone(),
+            new,
             sockets,
             record,
-            watched,
             reply,
         });
         let orders = self.deposits.orders.clone();
@@ -336,7 +368,7 @@ mod tests {
         let (orders, mut carried_out) = mpsc::channel(1);
         let deposits = Deposits {
             orders,
-            grace: watch::channel(None).1,
+            standing: watch::channel(Standing::default()).1,
             refused: Refused::default(),
         };
         let deposit = deposits.deposit("a");

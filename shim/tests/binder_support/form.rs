@@ -199,6 +199,12 @@ impl BinderProcess {
         self.listens();
     }
 
+    /// Starts it again with other flags.
+    pub(crate) fn again_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(ToString::to_string).collect();
+        self.again();
+    }
+
     /// A line of its `/proc/PID/status`.
     pub(crate) fn status(&self, field: &str) -> String {
         let path = format!("/proc/{}/status", self.child.id());

@@ -25,6 +25,7 @@ use std::{
 use sternline_api::listen::{Bind, Listen};
 
 pub(crate) mod form;
+pub(crate) mod keeping;
 
 const INSIDE: &str = "STERNLINE_TEST_INSIDE";
 

@@ -1,11 +1,11 @@
 //! What the binder keeps for this process, as the connection's task knows it:
 //! with copies of its own, so that it can be deposited again with another binder.
 
-use super::Change;
 use super::link::{Link, Loss, send, send_packet};
 use super::pending::Pending;
+use super::{Change, New};
 use crate::binder::channel::Channel;
-use crate::binder::deposits::{Content, Refused};
+use crate::binder::deposits::{Content, Refused, Standing};
 use crate::binder::wire::{self, Discard, Keep, Socket, ask};
 use crate::metrics;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,21 +18,26 @@ use tokio::sync::{oneshot, watch};
 pub(super) struct Kept {
     deposits: BTreeMap<String, Content>,
     again: VecDeque<String>,
-    /// How long the binder keeps things; none while it is not connected.
-    grace: watch::Sender<Option<Duration>>,
-    /// What the binder does not keep, until it is closed.
+    standing: watch::Sender<Standing>,
+    /// What the binder does not keep, until it is closed. Of this the process has
+    /// no copies, but for what is its own.
     refused: Refused,
     /// The last binder kept nothing.
     never: bool,
 }
 
+/// Whether it is a socket of this process's own, on which all sessions depend.
+fn is_own(content: &Content) -> bool {
+    content.watched.is_none()
+}
+
 impl Kept {
-    pub(super) fn new(grace: watch::Sender<Option<Duration>>, refused: Refused) -> Self {
+    pub(super) fn new(standing: watch::Sender<Standing>, refused: Refused) -> Self {
         Self {
             refused,
             deposits: BTreeMap::new(),
             again: VecDeque::new(),
-            grace,
+            standing,
             never: false,
         }
     }
@@ -40,16 +45,44 @@ impl Kept {
     /// A binder is connected and keeps what is left for so long.
     pub(super) fn connected(&mut self, grace: Duration) {
         self.never = grace.is_zero();
+        self.again.clear();
         if self.never {
-            self.deposits.clear();
+            let refused = &self.refused;
+            self.deposits.retain(|key, content| {
+                let stays = is_own(content);
+                if !stays {
+                    refused.add(key);
+                }
+                stays
+            });
+        } else {
+            let (own, others): (Vec<_>, Vec<_>) = self
+                .deposits
+                .iter()
+                .partition(|(_, content)| is_own(content));
+            let keys = own.into_iter().chain(others).map(|(key, _)| key.clone());
+            self.again.extend(keys);
         }
-        self.again = self.deposits.keys().cloned().collect();
-        self.grace.send_replace(Some(grace));
+        self.standing
+            .send_modify(|standing| standing.grace = Some(grace));
+        self.tell_all(true);
     }
 
     pub(super) fn lost(&mut self) {
         self.again.clear();
-        self.grace.send_replace(None);
+        self.tell_all(false);
+    }
+
+    /// Tells whether a binder is there and has everything.
+    fn tell_all(&self, connected: bool) {
+        let all = connected && !self.is_behind();
+        self.standing
+            .send_if_modified(|standing| std::mem::replace(&mut standing.has_all, all) != all);
+    }
+
+    /// Whether the binder that is connected keeps nothing.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.never
     }
 
     /// Whether something is to be deposited again.
@@ -57,10 +90,33 @@ impl Kept {
         !self.again.is_empty()
     }
 
-    /// Forgets what is not kept.
-    pub(super) fn forget(&mut self, key: &str) {
-        self.deposits.remove(key);
+    /// Remembers that the binder does not keep it. Whether that is news.
+    fn refuse(&mut self, key: &str) -> bool {
+        match self.deposits.get(key).map(is_own) {
+            // It was closed meanwhile.
+            None => return false,
+            Some(true) => {}
+            Some(false) => {
+                self.deposits.remove(key);
+            }
+        }
         self.again.retain(|one| one != key);
+        self.refused.add(key)
+    }
+
+    /// The binder keeps it.
+    pub(super) fn kept(&self, key: &str) {
+        if self.deposits.contains_key(key) {
+            self.refused.remove(key);
+        }
+    }
+
+    /// What is this process's own and is not kept: there may be room for it now.
+    fn own_refused(&self) -> Vec<String> {
+        let own = self.deposits.iter().filter(|(_, content)| is_own(content));
+        let keys = own.map(|(key, _)| key);
+        let refused = keys.filter(|key| self.refused.has(key) && !self.again.contains(key));
+        refused.cloned().collect()
     }
 
     /// Remembers what came from the binder itself.
@@ -81,12 +137,12 @@ impl Kept {
         match change {
             Change::Keep {
                 key,
+                new,
                 sockets,
                 record,
-                watched,
                 reply,
             } => {
-                self.add(&key, sockets, record, watched);
+                self.add(&key, new, sockets, record);
                 let _ = reply.send(Ok(()));
             }
             Change::Discard {
@@ -100,33 +156,39 @@ impl Kept {
         }
     }
 
-    /// Where the new sockets of this key begin.
+    /// Where the new sockets of this key begin; none if there is nothing to add to.
     fn add(
         &mut self,
         key: &str,
+        new: New,
         sockets: Vec<(Socket, OwnedFd)>,
         record: Option<Vec<u8>>,
-        watched: Option<crate::sandbox::Watched>,
-    ) -> usize {
-        if self.never || self.refused.has(key) {
-            return 0;
+    ) -> Option<usize> {
+        if let New::Entry(watched) = new {
+            let content = Content {
+                watched,
+                ..Content::default()
+            };
+            if self.never && !is_own(&content) {
+                self.refused.add(key);
+                return None;
+            }
+            self.deposits.insert(key.to_owned(), content);
         }
-        let deposit = self.deposits.entry(key.to_owned()).or_default();
+        let deposit = self.deposits.get_mut(key)?;
         let known = deposit.sockets.len();
         deposit.sockets.extend(sockets);
         if let Some(record) = record {
             deposit.record = record;
         }
-        if watched.is_some() {
-            deposit.watched = watched;
-        }
-        known
+        Some(known)
     }
 
     fn discard(&mut self, key: &str, listener_id: Option<u32>) {
         match listener_id {
             None => {
-                self.forget(key);
+                self.deposits.remove(key);
+                self.again.retain(|one| one != key);
                 self.refused.remove(key);
             }
             Some(id) => {
@@ -173,19 +235,22 @@ impl Link {
         match change {
             Change::Keep {
                 key,
+                new,
                 sockets,
                 record,
-                watched,
                 reply,
             } => {
-                let from = self.kept.add(&key, sockets, record, watched);
+                let from = self.kept.add(&key, new, sockets, record);
                 let kept = &self.kept;
-                if kept.never || kept.refused.has(&key) || kept.again.contains(&key) {
+                let waits = kept.never || kept.refused.has(&key) || kept.again.contains(&key);
+                match from.filter(|_| !waits) {
+                    Some(from) => self.deposit(key, from, Some(reply), channel).await,
                     // Nothing is kept, or all of it goes there in a moment.
-                    let _ = reply.send(Ok(()));
-                    return Ok(());
+                    None => {
+                        let _ = reply.send(Ok(()));
+                        Ok(())
+                    }
                 }
-                self.deposit(key, from, Some(reply), channel).await
             }
             Change::Discard {
                 key,
@@ -200,17 +265,31 @@ impl Link {
                 let id = self.next_id();
                 self.pending.insert(id, Pending::Discard(reply));
                 let discard = Discard { key, listener_id };
-                send(channel, id, ask::What::Discard(discard)).await
+                send(channel, id, ask::What::Discard(discard)).await?;
+                self.try_own_again();
+                Ok(())
             }
         }
     }
 
+    /// Something is closed at the binder: what matters to all may have its place.
+    fn try_own_again(&mut self) {
+        let mut own = self.kept.own_refused();
+        let asked = |key: &String| {
+            let pending = self.pending.values();
+            pending.filter_map(Pending::kept).any(|one| one == key)
+        };
+        own.retain(|key| !asked(key));
+        self.kept.again.extend(own);
+    }
+
     /// Deposits the next of what another binder kept.
     pub(super) async fn catch_up(&mut self, channel: &Channel) -> Result<(), Loss> {
-        match self.kept.again.pop_front() {
-            Some(key) => self.deposit(key, 0, None, channel).await,
-            None => Ok(()),
+        if let Some(key) = self.kept.again.pop_front() {
+            self.deposit(key, 0, None, channel).await?;
         }
+        self.kept.tell_all(true);
+        Ok(())
     }
 
     async fn deposit(
@@ -236,11 +315,11 @@ impl Link {
         failure: &Failure,
         channel: &Channel,
     ) -> Result<(), Loss> {
-        self.kept.forget(&key);
-        if self.kept.refused.add(&key) {
+        if self.kept.refuse(&key) {
             tracing::warn!(key, %failure, "not kept for a restart");
             metrics::not_kept();
         }
+        self.kept.tell_all(true);
         let (id, listener_id) = (self.next_id(), None);
         send(
             channel,

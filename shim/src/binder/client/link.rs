@@ -161,6 +161,12 @@ impl Link {
         match wire::decode_answer(&packet.bytes)? {
             (0, answer::What::Welcome(hello)) if hello.version == wire::VERSION => {
                 let grace = Duration::from_millis(hello.restart_grace_ms);
+                if grace.is_zero() && !self.own.name.is_empty() {
+                    tracing::info!(
+                        release = %hello.release.escape_debug(),
+                        "the binder keeps nothing for a restart: its --restart-grace is 0s, or it is of a release that cannot"
+                    );
+                }
                 self.kept.connected(grace);
             }
             (0, answer::What::Welcome(hello)) => return Err(Loss::Version(hello.version)),
@@ -208,6 +214,14 @@ impl Link {
     }
 
     async fn carry_out(&mut self, order: Order, channel: &Channel) -> Result<(), Loss> {
+        let order = match order {
+            // One that is older does not know the word.
+            Order::Take(reply) if self.kept.keeps_nothing() => {
+                let _ = reply.send(Ok(Vec::new()));
+                return Ok(());
+            }
+            order => order,
+        };
         let (pending, what) = match Pending::new(order) {
             Ok(asked) => asked,
             Err(change) => return self.change(change, channel).await,
@@ -247,6 +261,7 @@ impl Link {
                 self.pending.insert(id, pending);
             }
             Outcome::Done => {}
+            Outcome::Kept(key) => self.kept.kept(&key),
             Outcome::Watch(sandbox, news) => self.watch(id, sandbox, news),
             // What the binder still has for it is not wanted.
             Outcome::Release => send(channel, id, ask::What::Release(wire::Nothing {})).await?,

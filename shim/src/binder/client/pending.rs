@@ -55,6 +55,8 @@ pub(super) enum Outcome {
     Watch(Watched, News),
     /// The binder has something for it that nobody wants.
     Release,
+    /// The binder keeps what was deposited under this key.
+    Kept(String),
     /// The binder does not keep what was deposited under this key.
     NotKept(String, Failure),
     /// All that was left, for whoever asked.
@@ -112,6 +114,14 @@ impl Pending {
         }
     }
 
+    /// The key under which this is being deposited, if it is.
+    pub(super) fn kept(&self) -> Option<&str> {
+        match self {
+            Self::Keep(key, _) => Some(key),
+            _ => None,
+        }
+    }
+
     /// Answers with a failure; whoever asked may be gone.
     pub(super) fn fail(self, failure: Failure) {
         match self {
@@ -151,9 +161,9 @@ impl Pending {
                 drop(reply.send(Err(failure.clone())));
                 Ok(Outcome::NotKept(key, failure))
             }
-            (Self::Keep(_, reply), answer::What::Kept(_)) => {
+            (Self::Keep(key, reply), answer::What::Kept(_)) => {
                 drop(reply.send(Ok(())));
-                Ok(Outcome::Done)
+                Ok(Outcome::Kept(key))
             }
             (Self::Discard(reply), answer::What::Kept(_)) => {
                 let _ = reply.send(());

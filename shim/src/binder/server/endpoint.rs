@@ -3,6 +3,7 @@
 //! The binder is root and its directory may be another's: nothing here follows
 //! a path that somebody else could change in between.
 
+use crate::endpoint::is_served;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
@@ -54,7 +55,7 @@ impl Endpoint {
                     "something that is no socket is there",
                 ));
             }
-            Ok(_) if is_served(path) => {
+            Ok(_) if is_served(path, SocketType::SEQPACKET) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another process serves it",
@@ -130,22 +131,6 @@ fn at(dir: &OwnedFd, name: &Path) -> PathBuf {
     Path::new("/proc/self/fd")
         .join(dir.as_raw_fd().to_string())
         .join(name)
-}
-
-fn is_served(path: &Path) -> bool {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-    let address = SocketAddrUnix::new(path);
-    match (socket, address) {
-        (Ok(socket), Ok(address)) => match rustix::net::connect(&socket, &address) {
-            // Its queue is full, so somebody made one.
-            Ok(()) | Err(rustix::io::Errno::AGAIN) => true,
-            // Another kind of socket.
-            Err(rustix::io::Errno::PROTOTYPE) => true,
-            Err(_) => false,
-        },
-        _ => false,
-    }
 }
 
 /// Device and inode.

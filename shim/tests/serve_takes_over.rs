@@ -1,0 +1,209 @@
+//! The program `serve` beside a binder that keeps what the one before has left.
+
+mod binder_support;
+
+use binder_support::Namespaces;
+use binder_support::form::BinderProcess;
+use binder_support::keeping::{SOON, bind, serve, start};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+use sternline_api::v1alpha1 as pb;
+use sternline_shim::binder::deposits::Content;
+use sternline_shim::cache::{Pass, Verifier};
+use sternline_shim::endpoint::UnixEndpoint;
+use sternline_shim::session::Record;
+use sternline_shim::takeover::{self, CALL, STREAMING};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+
+/// A session whose client was there.
+fn record(id: &str) -> Record {
+    let pass = Pass::generate().expect("random");
+    Record {
+        id: id.to_owned(),
+        pod: None,
+        requester: pb::Requester::default(),
+        labels: BTreeMap::new(),
+        hold: Duration::from_secs(60),
+        created_at: SystemTime::now(),
+        attached: true,
+        pass: Verifier::from(&pass),
+        previous: None,
+    }
+}
+
+/// Where the serves of a test listen, one after the other.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { dir }
+    }
+
+    fn call(&self) -> PathBuf {
+        self.dir.path().join("call.sock")
+    }
+
+    fn streaming(&self) -> PathBuf {
+        self.dir.path().join("streaming.sock")
+    }
+
+    fn ready(&self) -> PathBuf {
+        self.dir.path().join("ready")
+    }
+
+    fn name(&self) -> String {
+        self.call().display().to_string()
+    }
+
+    /// Leaves what a serve would: both sockets, and a session for each record.
+    async fn leave(&self, process: &BinderProcess, records: &[Record]) {
+        let (binder, deposits) = serve(process, &self.name()).await;
+        for (key, path) in [(CALL, self.call()), (STREAMING, self.streaming())] {
+            let (listener, endpoint) = UnixEndpoint::bind(&path).expect("bound");
+            let asked = takeover::path_text(&path);
+            let kept = takeover::endpoint(&binder, key, &listener, asked, endpoint.mark());
+            kept.await.expect("kept").leave();
+            endpoint.leave();
+        }
+        for (n, record) in (0..).zip(records) {
+            let bound = bind(&binder, [8080 + n]).await;
+            let content = Content::of(&bound, record.encode()).expect("copied");
+            let deposit = deposits.put(&record.id, content).await;
+            deposit.expect("kept").leave();
+        }
+    }
+
+    /// What is left: the inodes of the sockets' files, and the records. It stays.
+    async fn left(&self, process: &BinderProcess) -> ([u64; 2], BTreeMap<String, Vec<u8>>) {
+        let (_binder, deposits) = serve(process, &self.name()).await;
+        let left = deposits.take().await.expect("asked");
+        let records = left.into_iter().map(|one| {
+            one.deposit.leave();
+            assert_eq!(
+                one.content.sockets.len(),
+                if one.content.watched.is_some() { 2 } else { 1 }
+            );
+            (one.deposit.key().to_owned(), one.content.record)
+        });
+        let inode = |path: PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.ino());
+        (
+            [inode(self.call()), inode(self.streaming())],
+            records.collect(),
+        )
+    }
+
+    fn serve(&self, process: &BinderProcess, flags: &[&str]) -> Serve {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sternline-shim"))
+            .args(["serve", "--allow-privileged-serve", "--socket"])
+            .arg(self.call())
+            .arg(format!(
+                "--streaming-address=unix:{}",
+                self.streaming().display()
+            ))
+            .arg(format!("--binder=unix:{}", process.socket().display()))
+            .args(flags)
+            .current_dir(self.dir.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let log = BufReader::new(child.stderr.take().expect("piped")).lines();
+        Serve { child, log }
+    }
+}
+
+/// The program.
+struct Serve {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Serve {
+    /// Waits for a line that has this.
+    async fn says(&mut self, part: &str) {
+        let said = async {
+            while let Some(line) = self.log.next_line().await.expect("text") {
+                if line.contains(part) {
+                    return;
+                }
+            }
+            panic!("it ended without {part:?}");
+        };
+        timeout(SOON, said).await.expect(part);
+    }
+
+    async fn fails(&mut self, part: &str) {
+        self.says(part).await;
+        let status = timeout(SOON, self.child.wait()).await.expect("it ends");
+        assert_eq!(status.expect("waited").code(), Some(1), "{part}");
+    }
+
+    async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+}
+
+apart! {
+    async fn a_start_that_fails_leaves_everything_to_the_next() {
+        let namespaces = Namespaces::new();
+        let process = start(&namespaces, &["--restart-grace", "5m"]);
+        let place = Place::new();
+        place.leave(&process, &[record("s1"), record("s2")]).await;
+        let before = place.left(&process).await;
+        assert_eq!(before.1.len(), 4);
+        let same = async |what: &str| {
+            let after = place.left(&process).await;
+            assert_eq!(after.0, before.0, "the sockets' files, after {what}");
+            assert!(after.1.keys().eq(before.1.keys()), "{:?} after {what}", after.1.keys());
+        };
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken = (taken.local_addr().expect("bound").to_string(), taken);
+        for (flag, value) in [
+            ("--audit-log", "/missing/audit"),
+            ("--metrics-address", taken.0.as_str()),
+            // Found out when everything was taken over.
+            ("--ready-file", "/missing/ready"),
+        ] {
+            place.serve(&process, &[flag, value]).fails(flag).await;
+            same(flag).await;
+        }
+        let mut next = place.serve(&process, &[]);
+        next.says("taken over from the server before").await;
+        next.says("serving").await;
+    }
+}
+
+apart! {
+    async fn a_start_that_finds_another_takes_nothing_of_its() {
+        let namespaces = Namespaces::new();
+        let process = start(&namespaces, &["--restart-grace", "5m"]);
+        let place = Place::new();
+        let ready = place.ready();
+        let flags = ["--ready-file", ready.to_str().expect("text")];
+        let mut first = place.serve(&process, &flags);
+        first.says("serving").await;
+        let said = std::fs::read(&ready).expect("it serves");
+        place.serve(&process, &flags).fails("another server with the socket").await;
+        assert_eq!(std::fs::read(&ready).expect("it serves still"), said);
+        assert!(place.call().exists() && place.streaming().exists());
+
+        // What is killed has no more to say.
+        first.kill().await;
+        place.serve(&process, &[&flags[..], &["--audit-log", "/missing/audit"]].concat())
+            .fails("--audit-log")
+            .await;
+        assert!(!Path::new(&ready).exists());
+    }
+}
