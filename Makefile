@@ -66,8 +66,8 @@ dist: build-tools ## static programs for Linux on amd64 and arm64, packed with c
 check-rules: ## check the Prometheus rules in deploy/monitoring, and run their unit tests
 	hack/check-rules
 
-faults: build-tools ## judge the conformance suite by a reference with switchable faults; root, ten minutes, the machine to itself
-	cargo test --locked -p sternline-reference
+faults: build-tools ## judge the conformance suite by a reference with switchable faults, or those in FAULTS=name,name; root, ten minutes
+	cargo test --locked -p sternline-reference $(if $(FAULTS),--test faults -- every_fault)
 
 conformance-runtimes: build ## judge the shim on pods of every runtime and on namespaces; root; reports into target/conformance
 	@for runtime in standalone $(PODS); do \

@@ -68,10 +68,10 @@ pub const FAULTS: &[(&str, Setup)] = &[
     ("ticket-reusable", Plain), ("join-idle", Plain),
     // Ends and limits.
     ("leaks-listener", Plain), ("lost-is-fin", Plain), ("stop-untold", Plain), ("stop-stays-open", Plain),
-    ("stop-resets-with-internal", Plain), ("stop-resets-late", Plain), ("gone-is-stopped", Plain),
+    ("stop-resets-with-internal", Plain), ("stop-keeps-port", Plain), ("gone-is-stopped", Plain),
     ("gone-still-listed", Plain), ("pins-namespace", Plain), ("waiting-pins", Plain), ("port-rests", Plain),
     ("over-limit-hangs", Plain), ("rejected-untold", Plain), ("slot-leak", Plain),
-    ("ignores-listener-limit", Plain), ("ignores-session-limit", Plain), ("session-slot-late", Plain),
+    ("ignores-listener-limit", Plain), ("ignores-session-limit", Plain), ("session-slot-leak", Plain),
     ("ignores-connection-limit", Plain), ("ignores-node-limit", Plain), ("join-beyond-limit", Plain),
     ("never-idle", Extras),
     // Beside the call.

@@ -24,7 +24,7 @@ pub(crate) const LIMITS: pb::Limits = pb::Limits {
     listeners_per_session: 8,
     buffer_bytes_per_session: 4 << 20,
     buffer_bytes_per_node: 64 << 20,
-    dial_timeout_ms: 1000,
+    dial_timeout_ms: 1600,
     token_ttl_ms: 3500,
     tokens_in_flight: 40,
     idle_timeout_ms: 0,
@@ -84,8 +84,11 @@ pub(crate) struct Node {
     pub(crate) sessions: Mutex<Vec<Arc<Session>>>,
     passes: Mutex<HashMap<String, Pass>>,
     issued: Mutex<HashSet<String>>,
-    /// Ports that were freed a moment ago, and sandboxes that lost a session so.
-    pub(crate) rests: Mutex<Vec<(String, u16, Instant)>>,
+    /// Ports of sessions that were stopped, for the fault that does not give them out again.
+    pub(crate) rests: Mutex<Vec<(String, u16)>>,
+    /// A sandbox for each session that it may not have any more, for the fault that
+    /// does not take slots back.
+    pub(crate) lost_slots: Mutex<Vec<String>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -129,6 +132,7 @@ impl Node {
             passes: Mutex::default(),
             issued: Mutex::default(),
             rests: Mutex::default(),
+            lost_slots: Mutex::default(),
         }
     }
 
@@ -213,6 +217,7 @@ impl Node {
 
 /// Looks after sandboxes that went away and tokens that nobody redeemed.
 pub(crate) async fn watch(node: Arc<Node>) {
+    let mut missed = HashMap::new();
     loop {
         tokio::time::sleep(POLL).await;
         if let Some(runtime) = &node.runtime {
@@ -223,7 +228,12 @@ pub(crate) async fn watch(node: Arc<Node>) {
             let gone = !node.dir.join(&session.sandbox).exists();
             if gone && node.faults.has("stop-is-stopped") {
                 // Removed right after it was stopped, it is as gone as any.
-                tokio::time::sleep(POLL * 3).await;
+                let since = *missed
+                    .entry(session.id.clone())
+                    .or_insert_with(Instant::now);
+                if since.elapsed() < POLL * 8 {
+                    continue;
+                }
             }
             let known = node
                 .runtime

@@ -4,19 +4,26 @@
 use crate::{
     Cli,
     node::{Node, lock},
+    session::Session,
 };
 use std::{
     io,
     os::unix::process::CommandExt as _,
     process::Command,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use sternline_api::Reason;
+use sternline_api::{
+    Reason,
+    v1alpha1::{self as pb, control_message::Event},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How long connections may go on when the server goes away.
+const DRAIN: Duration = Duration::from_secs(8);
+
 /// Long enough for the last words to be read.
-const FLUSH: Duration = Duration::from_millis(300);
+const FLUSH: Duration = Duration::from_millis(600);
 
 /// Watches for the signals until the program ends.
 pub(crate) fn watch(node: &Arc<Node>, cli: &Cli) -> io::Result<()> {
@@ -55,11 +62,33 @@ async fn end(node: &Node, reason: Reason) {
     }
 }
 
+/// Lets the connections that are open end, for a while.
+async fn finish(node: &Node) {
+    let open = |session: &Arc<Session>| session.connections.load(Ordering::Relaxed) > 0;
+    let (busy, quiet): (Vec<_>, Vec<_>) = node.live().into_iter().partition(open);
+    for session in &busy {
+        session.pause();
+        let draining = pb::Draining {
+            deadline_ms: u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX),
+            message: "The server goes away.".into(),
+        };
+        session.tell(Event::Draining(draining)).await;
+    }
+    for session in quiet {
+        session.end(Reason::Draining).await;
+    }
+    let until = Instant::now() + DRAIN;
+    while busy.iter().any(open) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn start_again(node: &Node, again: &str) {
     if node.faults.has("drain-leaks") {
         node.live().iter().for_each(|session| session.leak());
     }
     if !node.faults.has("drain-untold") {
+        finish(node).await;
         end(node, Reason::Draining).await;
         tokio::time::sleep(FLUSH).await;
     }

@@ -128,8 +128,9 @@ pub(crate) async fn connection(
     };
     if ended.is_err() && faults.has("lost-is-fin") {
         // The end of the tunnel shows a moment later than that of its streams.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        if tunnel.down.is_cancelled() {
+        let moment = Duration::from_millis(500);
+        let down = tokio::time::timeout(moment, tunnel.down.cancelled());
+        if down.await.is_ok() {
             return drop(tcp);
         }
     }
@@ -250,7 +251,7 @@ async fn up(
         let pause = if tail.is_empty() {
             Duration::from_secs(3600)
         } else {
-            Duration::from_millis(50)
+            Duration::from_millis(300)
         };
         let read = tokio::select! {
             read = tcp.read(&mut buffer) => Some(read.map_err(|_| Cut::Pod)?),
@@ -298,11 +299,10 @@ async fn up(
             send.send_data(piece, false).map_err(|_| Cut::Lost)?;
         }
     }
-    send.send_data(Bytes::new(), true).map_err(|_| Cut::Lost)?;
     if faults.has("pod-fin-kills") {
         quiet.store(true, Ordering::Relaxed);
     }
-    Ok(())
+    send.send_data(Bytes::new(), true).map_err(|_| Cut::Lost)
 }
 
 fn cut(by_reset: bool) -> Cut {

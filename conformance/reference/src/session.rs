@@ -1,5 +1,9 @@
 //! One session: its listeners, its tunnels, its end.
 
+mod end;
+
+pub(crate) use end::WORD;
+
 use crate::{
     bind::Bound,
     node::{Kind, LIMITS, Node, lock, random},
@@ -157,8 +161,9 @@ impl Session {
                 listener.accept().await
             };
             let accepted = tokio::select! {
-                accepted = accepted => accepted,
+                biased;
                 () = self.listening.cancelled() => return,
+                accepted = accepted => accepted,
             };
             let Ok((stream, peer)) = accepted else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -273,102 +278,6 @@ impl Session {
         if let Some(control) = control {
             let _ = control.send(event).await;
         }
-    }
-
-    /// Copies of the listening sockets that outlive the program.
-    pub(crate) fn leak(&self) {
-        for (_, _, listener) in lock(&self.listeners).iter() {
-            if let Ok(copy) = nix::unistd::dup(listener) {
-                std::mem::forget(copy);
-            }
-        }
-    }
-
-    /// Frees the listeners; they are free when it answers.
-    pub(crate) async fn free(&self) {
-        self.listening.cancel();
-        let listeners = std::mem::take(&mut *lock(&self.listeners));
-        if let Some(node) = self.node.upgrade() {
-            if node.faults.has("stop-frees-v6-late") {
-                let late: Vec<_> = listeners
-                    .iter()
-                    .filter(|one| one.1.is_ipv6())
-                    .cloned()
-                    .collect();
-                tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(400)).await;
-                    drop(late);
-                });
-            }
-            let mut rests = lock(&node.rests);
-            for (_, address, _) in &listeners {
-                rests.push((self.sandbox.clone(), address.port(), Instant::now()));
-            }
-        }
-        drop(listeners);
-        self.acceptors.close();
-        self.acceptors.wait().await;
-    }
-
-    pub(crate) async fn end(&self, reason: Reason) {
-        self.end_as(reason, false).await;
-    }
-
-    /// Ends the session: listeners, connections, a word, tunnels.
-    pub(crate) async fn end_as(&self, reason: Reason, listed: bool) {
-        let Some(node) = self.node.upgrade() else {
-            return;
-        };
-        if self.ended.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if !listed {
-            lock(&node.sessions).retain(|session| session.id != self.id);
-        }
-        node.forget(&self.id, None);
-        let leaks = node.faults.has("leaks-listener") && self.hold.is_zero();
-        if !(reason == Reason::TunnelLost && leaks) {
-            self.free().await;
-        }
-        let tunnels = std::mem::take(&mut *lock(&self.tunnels));
-        let stopped = reason == Reason::Stopped;
-        if stopped && !self.was_redeemed() {
-            // Port 0: not a port but a place in the sandbox.
-            lock(&node.rests).push((self.sandbox.clone(), 0, Instant::now()));
-        }
-        let cut = self.cut.clone();
-        match stopped && node.faults.has("stop-resets-late") {
-            true => drop(tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                cut.cancel();
-            })),
-            false => cut.cancel(),
-        }
-        // The connections' resets come before the word.
-        let wait = Instant::now() + Duration::from_millis(200);
-        while self.connections.load(Ordering::Relaxed) > 0
-            && Instant::now() < wait
-            && !node.faults.has("slot-leak")
-        {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        tokio::spawn(async move {
-            let ending = pb::Ending {
-                code: reason.label().into(),
-                message: "The session is over.".into(),
-            };
-            for control in tunnels.iter().filter_map(|tunnel| tunnel.control.as_ref()) {
-                if !(stopped && node.faults.has("stop-untold")) {
-                    let _ = control.send(Event::Ending(ending.clone())).await;
-                }
-            }
-            let late = node.faults.has("stop-resets-late");
-            tokio::time::sleep(Duration::from_millis(if late { 500 } else { 100 })).await;
-            if stopped && node.faults.has("stop-stays-open") {
-                tokio::time::sleep(Duration::from_secs(20)).await;
-            }
-            tunnels.iter().for_each(|tunnel| tunnel.down.cancel());
-        });
     }
 
     /// Fresh tickets, in place of those before.

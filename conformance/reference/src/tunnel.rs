@@ -5,7 +5,7 @@ use crate::{
     faults::Faults,
     filter,
     node::{Kind, LIMITS, Node, Pass, lock},
-    session::{Session, Tunnel},
+    session::{Session, Tunnel, WORD},
     upgrade::Io,
 };
 use bytes::Bytes;
@@ -115,7 +115,7 @@ async fn start(
                 let _ = control.send(Event::Ending(ending)).await;
             }
             tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(WORD).await;
                 old.down.cancel();
             });
         }
@@ -229,7 +229,8 @@ async fn lost(session: &Arc<Session>, kind: Kind) {
     let number = session.numbers.load(Ordering::Relaxed);
     let mut hold = session.hold;
     if node.faults.has("hold-short") {
-        hold = hold.min(Duration::from_millis(300));
+        // Long enough to be resumed in, as another spec does.
+        hold = hold.min(Duration::from_millis(1500));
     }
     if node.faults.has("hold-for-ever") && !hold.is_zero() {
         hold = Duration::from_secs(3600);

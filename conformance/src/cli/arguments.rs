@@ -16,7 +16,7 @@ use std::{
 /// Exit codes: 0 all required specs passed, 1 a required one failed, 2 usage,
 /// 3 the environment cannot be used, 130 and 143 interrupted (SIGINT, SIGTERM).
 #[derive(Debug, Parser)]
-#[command(name = "sternline-conformance", version)]
+#[command(name = "sternline-conformance", version, args_override_self = true)]
 pub(crate) struct Cli {
     /// Unix socket on which the call is served: a path, or unix:///PATH
     #[arg(long, value_name = "PATH")]

@@ -1,12 +1,11 @@
 //! The control stream (§5).
 
 use crate::{
-    context::Context,
+    context::{Context, Forward},
     spec::{Spec, spec},
     verdict::{Step, check},
     wire::control::{done, encode},
 };
-use std::time::Duration;
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 
 pub(super) const SPECS: &[Spec] = &[
@@ -57,13 +56,14 @@ async fn unknown_event(context: &Context) -> Step {
     // Field 1000, one byte of payload: 2 bytes of tag, a length, the byte.
     forward.control.stream.send(&[4, 0xc2, 0x3e, 1, 7]).await?;
     context.step("sent an event of field 1000");
-    settled(&forward).await
+    settled(context, &forward).await
 }
 
 /// The node has read what was sent, and the tunnel still works.
-async fn settled(forward: &crate::context::Forward) -> Step {
-    forward.tunnel.alive().await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+async fn settled(context: &Context, forward: &Forward) -> Step {
+    forward.control.send(removal(1)).await?;
+    // Read after what was sent before it. That it is answered is another spec's.
+    let _ = answered(context, forward, 1).await;
     forward.tunnel.alive().await?;
     forward.connect().await.map(drop)
 }
@@ -83,11 +83,7 @@ fn removal(request_id: u32) -> Event {
     })
 }
 
-async fn answered(
-    context: &Context,
-    forward: &crate::context::Forward,
-    id: u32,
-) -> Step<pb::ListenerChanged> {
+async fn answered(context: &Context, forward: &Forward, id: u32) -> Step<pb::ListenerChanged> {
     let expected = format!("listener_changed with request_id {id}");
     let answer = forward
         .control
@@ -129,7 +125,7 @@ async fn too_long(context: &Context) -> Step {
 async fn target_event(context: &Context) -> Step {
     let forward = context.forward().await?;
     forward.control.send(target()).await?;
-    settled(&forward).await
+    settled(context, &forward).await
 }
 
 async fn add_listener(context: &Context) -> Step {

@@ -99,14 +99,8 @@ async fn sandbox_gone(context: &Context) -> Step {
     let forward = context.forward().await?;
     forward.pod.remove().await?;
     context.step("removed the sandbox");
-    let ending = tokio::time::timeout(GONE, forward.control.ending()).await;
-    match ending {
-        Ok(ending) => {
-            let code = ending?.code;
-            check(code == "sandbox_gone", "sandbox_gone", code)
-        }
-        Err(_) => failed("ending", format!("nothing within {GONE:?}")),
-    }
+    let code = forward.control.ending_within(GONE).await?.code;
+    check(code == "sandbox_gone", "sandbox_gone", code)
 }
 
 async fn sandbox_gone_listed(context: &Context) -> Step {
@@ -136,7 +130,8 @@ pub(super) async fn released(link: &str) -> Step {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    crate::verdict::within(GONE * 2, "the kernel releases the namespace", gone).await
+    // The kernel takes its time over many of them.
+    crate::verdict::within(GONE * 4, "the kernel releases the namespace", gone).await
 }
 
 async fn namespace_released(context: &Context) -> Step {

@@ -2,9 +2,9 @@
 
 use super::pod;
 use crate::{
-    context::{Context, Forward, request, tcp},
+    context::{Context, Forward, describe, request, tcp},
     spec::{Spec, spec},
-    verdict::{Step, check, skip},
+    verdict::{Step, check, failed, skip},
     wire::frame::CANCEL,
 };
 use std::time::Duration;
@@ -206,15 +206,16 @@ async fn session_returned(context: &Context) -> Step {
         return skip(format!("{most} sessions are too many to try"));
     }
     let pod = context.pod().await?;
-    for _ in 0..=most {
-        let opened = context.open(&pod, &[tcp("127.0.0.1", 0)]).await?;
-        if let Err(status) = context.stop(&opened.response.session_id).await {
-            return check(
-                false,
-                "the session is stopped",
-                crate::context::describe(&status),
-            );
-        }
+    let mut last = None;
+    for _ in 0..most {
+        last = Some(context.open(&pod, &[tcp("127.0.0.1", 0)]).await?);
     }
-    Ok(())
+    context.step(format!("the sandbox has {most} sessions"));
+    let Some(opened) = last else {
+        return skip("the node allows no session");
+    };
+    if let Err(status) = context.stop(&opened.response.session_id).await {
+        return failed("the session is stopped", describe(&status));
+    }
+    context.open(&pod, &[tcp("127.0.0.1", 0)]).await.map(drop)
 }

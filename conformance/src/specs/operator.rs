@@ -1,20 +1,26 @@
 //! What an operator does to a node: ending it, and switching the feature off and
 //! on (§5.5, §11). The suite has to be told how.
 
+use super::{pod, streams::carries};
 use crate::{
     context::{Context, Forward, refusal, request, tcp},
     fixture::Sandbox,
     operator::Act,
     spec::{Spec, spec},
-    verdict::{Step, check, failed, within},
+    verdict::{Step, check, skip, within},
+    wire::stream::Stream,
 };
 use std::time::Duration;
-use sternline_api::v1alpha1 as pb;
+use sternline_api::v1alpha1::{self as pb, control_message::Event};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 /// A node may look at its switch now and then, and finish what is under way
 /// before it goes.
 const SOON: Duration = Duration::from_secs(15);
+
+/// Below this many milliseconds no machine is sure to get anything done.
+const LEAST: u64 = 1000;
 
 /// How long a server may take to be back.
 const BACK: Duration = Duration::from_secs(60);
@@ -22,6 +28,8 @@ const BACK: Duration = Duration::from_secs(60);
 pub(super) const SPECS: &[Spec] = &[
     spec!(required "drain.ending", "5.5", ["serial"], "A server that goes away ends its sessions with draining.", ending),
     spec!(required "drain.frees", "5.5", ["serial"], "A server that went away left nothing that listens.", frees),
+    spec!(recommended "drain.finishes", "5.6", ["serial"], "A server that goes away tells draining, and open connections go on for a while.", finishes),
+    spec!(recommended "drain.opens-none", "5.6", ["serial"], "A server that goes away opens no stream any more: new connections wait, and are reset with the end.", opens_none),
     spec!(required "switch.ends", "11", ["serial"], "Switched off, a node ends its sessions with feature_off.", off_ends),
     spec!(required "switch.refuses", "11", ["serial"], "Switched off, a node fails calls with feature_off.", off_refuses),
     spec!(required "switch.on-again", "11", ["serial"], "Switched on again, a node takes calls as before.", on_again),
@@ -29,10 +37,7 @@ pub(super) const SPECS: &[Spec] = &[
 
 /// Waits for `ending` and answers its code.
 async fn ended(forward: &Forward) -> Step<String> {
-    match tokio::time::timeout(SOON, forward.control.ending()).await {
-        Ok(ending) => Ok(ending?.code),
-        Err(_) => failed("ending", format!("nothing within {SOON:?}")),
-    }
+    Ok(forward.control.ending_within(SOON).await?.code)
 }
 
 /// Waits until the server answers again.
@@ -60,6 +65,84 @@ async fn ending(context: &Context) -> Step {
     back(context).await?;
     let code = code?;
     check(code == "draining", "draining", code)
+}
+
+/// A connection that was open when the server was told to go, and is served still.
+struct Draining {
+    forward: Forward,
+    inside: TcpStream,
+    stream: Stream,
+}
+
+/// Restarts the server over an open connection; `during` has it while the server
+/// goes away.
+async fn draining<F: Future<Output = Step>>(
+    context: &Context,
+    during: impl FnOnce(Draining) -> F,
+) -> Step {
+    let restart = context.operator.can(Act::Restart)?;
+    let forward = context.forward().await?;
+    let (inside, stream) = forward.connected().await?;
+    context.step("a connection is open; restarts the server");
+    let during = async {
+        let told = forward.control.find(SOON, "draining", |event| match event {
+            Event::Draining(draining) => Some(Some(draining)),
+            Event::Ending(_) => Some(None),
+            _ => None,
+        });
+        let Some(told) = told.await? else {
+            return skip("the node ends its sessions without a word before");
+        };
+        context.step(format!("told draining, within {} ms", told.deadline_ms));
+        if told.deadline_ms < LEAST {
+            return skip("the node gives open connections no time");
+        }
+        during(Draining {
+            forward,
+            inside,
+            stream,
+        })
+        .await
+    };
+    let (restarted, judged) = tokio::join!(restart.run(), during);
+    restarted?;
+    back(context).await?;
+    judged
+}
+
+impl Draining {
+    /// Ends the connection, from both sides, and expects the session's end.
+    async fn end(mut self) -> Step {
+        self.stream.end();
+        pod::shut(&mut self.inside).await?;
+        let code = ended(&self.forward).await?;
+        check(code == "draining", "draining", code)
+    }
+}
+
+async fn finishes(context: &Context) -> Step {
+    let during = async |mut open: Draining| {
+        carries(context, &mut open.inside, &open.stream).await?;
+        context.step("bytes went each way");
+        open.end().await
+    };
+    draining(context, during).await
+}
+
+async fn opens_none(context: &Context) -> Step {
+    let during = async |open: Draining| {
+        let forward = &open.forward;
+        let mut late = forward.pod.connect(forward.address).await?;
+        context.step("another connection was made");
+        let shared = &forward.tunnel.shared;
+        let wait = Duration::from_millis(300);
+        let came = shared.wait_for(wait, "", |state| state.requests.pop_front());
+        let came = came.await.is_ok();
+        check(!came, "no CONNECT for it", "a CONNECT")?;
+        open.end().await?;
+        pod::reset(&mut late, context.patience).await
+    };
+    draining(context, during).await
 }
 
 async fn frees(context: &Context) -> Step {

@@ -4,7 +4,7 @@ use super::ends::{GONE, released};
 use crate::{
     context::{Context, request, tcp},
     spec::{Spec, spec},
-    verdict::{Step, check, failed, within},
+    verdict::{Step, check, within},
 };
 use tonic::Code::{FailedPrecondition, NotFound};
 
@@ -43,13 +43,8 @@ async fn stop_ends(context: &Context) -> Step {
     let forward = context.forward().await?;
     forward.pod.stop().await?;
     context.step("stopped the sandbox");
-    match tokio::time::timeout(GONE, forward.control.ending()).await {
-        Ok(ending) => {
-            let code = ending?.code;
-            check(code == "sandbox_gone", "sandbox_gone", code)?;
-        }
-        Err(_) => return failed("ending", format!("nothing within {GONE:?}")),
-    }
+    let code = forward.control.ending_within(GONE).await?.code;
+    check(code == "sandbox_gone", "sandbox_gone", code)?;
     let id = &forward.opened.response.session_id;
     let unlisted = async {
         while context

@@ -100,13 +100,18 @@ async fn hold(context: &Context) -> Step {
     } = held(context, 30_000).await?;
     drop((tunnel, control));
     context.step("the tunnel is lost");
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let there = pod.listening().await?;
-    check(
-        there.contains(&address),
-        &format!("{address} listens"),
-        format!("{there:?}"),
-    )
+    // The node may take a moment to notice, and cut the hold short only then.
+    let until = tokio::time::Instant::now() + Duration::from_secs(3);
+    while tokio::time::Instant::now() < until {
+        let there = pod.listening().await?;
+        check(
+            there.contains(&address),
+            &format!("{address} listens"),
+            format!("{there:?}"),
+        )?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 async fn hold_ends(context: &Context) -> Step {

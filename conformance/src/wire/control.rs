@@ -17,11 +17,12 @@ impl Control {
         Self { stream }
     }
 
-    /// The next event from the node.
-    pub(crate) async fn event(&self) -> Step<Event> {
+    /// The next event from the node, which is to be what is expected.
+    async fn event(&self, expected: &str, wait: Duration) -> Step<Event> {
+        let receive = |length| self.stream.receive_within(length, expected, wait);
         let (mut length, mut shift) = (0_usize, 0);
         loop {
-            let byte = self.stream.receive(1).await?[0];
+            let byte = receive(1).await?[0];
             length |= usize::from(byte & 0x7f) << shift;
             shift += 7;
             if byte & 0x80 == 0 {
@@ -31,7 +32,7 @@ impl Control {
                 return failed("a length of at most 65,536", "a longer prefix");
             }
         }
-        let bytes = self.stream.receive(length).await?;
+        let bytes = receive(length).await?;
         match pb::ControlMessage::decode(&bytes[..]) {
             Ok(message) => match message.event {
                 Some(event) => Ok(event),
@@ -43,19 +44,25 @@ impl Control {
 
     /// The first message, which has to be `ready`.
     pub(crate) async fn ready(&self) -> Step<pb::Ready> {
-        match self.event().await? {
+        let expected = "ready as the first message";
+        match self.event(expected, self.stream.patience()).await? {
             Event::Ready(ready) => Ok(ready),
-            other => failed("ready as the first message", format!("{other:?}")),
+            other => failed(expected, format!("{other:?}")),
         }
     }
 
     /// Waits for `ending`, over other events.
     pub(crate) async fn ending(&self) -> Step<pb::Ending> {
-        loop {
-            if let Event::Ending(ending) = self.event().await? {
-                return Ok(ending);
-            }
-        }
+        self.ending_within(self.stream.patience()).await
+    }
+
+    /// The same, with another patience.
+    pub(crate) async fn ending_within(&self, wait: Duration) -> Step<pb::Ending> {
+        let ending = self.find(wait, "ending", |event| match event {
+            Event::Ending(ending) => Some(ending),
+            _ => None,
+        });
+        ending.await
     }
 
     /// The next event that `pick` takes, over others, within `wait`.
@@ -67,7 +74,7 @@ impl Control {
     ) -> Step<T> {
         let found = async {
             loop {
-                if let Some(found) = pick(self.event().await?) {
+                if let Some(found) = pick(self.event(expected, wait).await?) {
                     return Ok(found);
                 }
             }

@@ -6,13 +6,7 @@ use super::{
     tunnel::{Shared, StreamState},
 };
 use crate::verdict::{Step, check, failed};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// An answer within this time is that of a node with time to spare.
 const QUICK: Duration = Duration::from_millis(150);
@@ -109,10 +103,21 @@ impl Stream {
 
     /// Waits for exactly `length` bytes from the pod.
     pub(crate) async fn receive(&self, length: usize) -> Step<Vec<u8>> {
-        let id = self.id;
         let expected = format!("{length} bytes from the pod");
+        self.receive_within(length, &expected, self.shared.patience)
+            .await
+    }
+
+    /// The same, with another patience and something else expected.
+    pub(super) async fn receive_within(
+        &self,
+        length: usize,
+        expected: &str,
+        wait: Duration,
+    ) -> Step<Vec<u8>> {
+        let id = self.id;
         self.shared
-            .wait(&expected, |state| {
+            .wait_for(wait, expected, |state| {
                 let stream = state.streams.get_mut(&id)?;
                 (stream.data.len() >= length).then(|| stream.data.drain(..length).collect())
             })
@@ -170,13 +175,7 @@ impl Stream {
     /// Whether the node answers a PING within a moment: what it was sent before
     /// it has read then.
     pub(crate) async fn is_quick(&self) -> bool {
-        static PINGS: AtomicU64 = AtomicU64::new(0);
-        let payload = PINGS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        self.shared.send(frame::PING, 0, 0, &payload);
-        let pong = self.shared.wait_for(QUICK, "an answer to PING", |state| {
-            state.pongs.iter().any(|p| p[..] == payload).then_some(())
-        });
-        pong.await.is_ok()
+        self.shared.ping(QUICK).await.is_ok()
     }
 
     /// Bytes that arrived and were not received by a spec.

@@ -11,7 +11,10 @@ use super::{
 use crate::verdict::{Step, check, failed};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -129,6 +132,18 @@ impl Shared {
         }
     }
 
+    /// Sends a PING unlike any before and waits for its answer: what was sent
+    /// before it the node has read then.
+    pub(super) async fn ping(&self, patience: Duration) -> Step {
+        static PINGS: AtomicU64 = AtomicU64::new(0);
+        let payload = PINGS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        self.send(PING, 0, 0, &payload);
+        self.wait_for(patience, "an answer to PING", |state| {
+            state.pongs.iter().any(|p| p[..] == payload).then_some(())
+        })
+        .await
+    }
+
     pub(crate) async fn wait<T>(
         &self,
         expected: &str,
@@ -230,16 +245,6 @@ impl Tunnel {
         Ok(stream)
     }
 
-    /// Sends a PING and waits for its answer.
-    pub(crate) async fn ping(&self, payload: [u8; 8]) -> Step {
-        self.shared.send(PING, 0, 0, &payload);
-        self.shared
-            .wait("an answer to PING", |state| {
-                state.pongs.iter().any(|p| p[..] == payload).then_some(())
-            })
-            .await
-    }
-
     /// Waits until the node closes the tunnel.
     pub(crate) async fn closed(&self, patience: Duration) -> Step {
         self.shared
@@ -257,7 +262,12 @@ impl Tunnel {
 
     /// Fails unless the tunnel still works: PING and answer.
     pub(crate) async fn alive(&self) -> Step {
-        self.ping(*b"alive???").await
+        self.alive_within(self.shared.patience).await
+    }
+
+    /// The same, of a node that has much to do before it answers.
+    pub(crate) async fn alive_within(&self, patience: Duration) -> Step {
+        self.shared.ping(patience).await
     }
 }
 

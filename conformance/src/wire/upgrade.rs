@@ -110,7 +110,7 @@ impl Place {
             for piece in pieces {
                 io.write_all(piece).await?;
                 if pieces.len() > 1 {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(Duration::from_millis(40)).await;
                 }
             }
             read_answer(&mut io).await
