@@ -70,7 +70,7 @@ faults: build-tools ## judge the conformance suite by a reference with switchabl
 	cargo test --locked -p sternline-reference $(if $(FAULTS),--test faults -- every_fault)
 
 conformance-runtimes: build ## judge the shim on pods of every runtime and on namespaces; root; reports into target/conformance
-	@for runtime in standalone $(PODS); do \
+	@for runtime in standalone standalone-tls $(PODS); do \
 		hack/install-test-deps $$runtime && \
 		$(STAGE) "conformance of the shim: $$runtime" hack/run-conformance $(RELEASE) $$runtime \
 			--report-dir $(RELEASE)/../conformance --report-prefix $$runtime- || exit 1; \

@@ -10,6 +10,7 @@ use crate::{
     report::{Judged, Outcome, Report},
     runner::{self, Options, Subject},
     spec,
+    wire::tls::TlsSettings,
 };
 pub(crate) use arguments::Cli;
 use arguments::configure;
@@ -82,6 +83,10 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
             restart: cli.restart_command.clone(),
             off: cli.off_command.clone(),
             on: cli.on_command.clone(),
+        },
+        tls: TlsSettings {
+            ca: cli.tls_ca.clone(),
+            client: cli.tls_cert.clone().zip(cli.tls_key.clone()),
         },
     };
     let chosen = options.chosen();

@@ -8,6 +8,7 @@ use crate::{
     verdict::{Step, check, failed, within},
     wire::{
         control::Control,
+        tls::Trust,
         tunnel::{Manner, Tunnel},
         upgrade::Place,
     },
@@ -43,6 +44,7 @@ pub(crate) struct Context {
     pub(crate) channel: Channel,
     /// How the node's operator does things.
     pub(crate) operator: Arc<Operator>,
+    trust: Trust,
     steps: Mutex<Vec<String>>,
     sessions: Mutex<Vec<String>>,
     sandboxes: tokio::sync::Mutex<Vec<Arc<Sandbox>>>,
@@ -112,6 +114,7 @@ impl Context {
             fixture: Arc::clone(&subject.fixture),
             channel: subject.channel.clone(),
             operator: Arc::clone(&subject.operator),
+            trust: subject.trust.clone(),
             steps: Mutex::default(),
             sessions: Mutex::default(),
             sandboxes: tokio::sync::Mutex::default(),
@@ -185,7 +188,7 @@ impl Context {
     pub(crate) async fn open_with(&self, request: pb::ReversePortForwardRequest) -> Step<Opened> {
         match self.call(request).await {
             Ok(response) => Ok(Opened {
-                place: Place::parse(&response.url)?,
+                place: Place::parse(&response.url, &self.trust)?,
                 response,
             }),
             Err(status) => failed("the call succeeds", describe(&status)),

@@ -31,6 +31,7 @@ pub use operator::Commands;
 pub use report::{Judged, Report};
 pub use runner::{Options, judge};
 pub use spec::{Level, Summary, all};
+pub use wire::tls::TlsSettings;
 
 use clap::CommandFactory as _;
 use std::{io::Write as _, path::Path, process::ExitCode};

@@ -9,6 +9,7 @@ use crate::{
     spec::{Level, Spec},
     specs,
     verdict::{Step, Verdict},
+    wire::tls::{TlsSettings, Trust},
 };
 use std::{
     collections::{HashSet, VecDeque},
@@ -49,6 +50,8 @@ pub struct Options {
     pub flake_attempts: u32,
     /// How the node's operator restarts the server and switches the feature.
     pub commands: Commands,
+    /// For streaming endpoints whose URL is `https`.
+    pub tls: TlsSettings,
 }
 
 impl Options {
@@ -90,12 +93,14 @@ pub(crate) struct Subject {
     pub(crate) fixture: Arc<Fixture>,
     pub(crate) channel: Channel,
     pub(crate) operator: Arc<Operator>,
+    pub(crate) trust: Trust,
 }
 
 impl Subject {
     /// Reaches the implementation, makes one sandbox and one call for it. The
     /// error says why the environment cannot be used.
     pub(crate) async fn reach(options: &Options, fixture: &Arc<Fixture>) -> Result<Self, String> {
+        let trust = Trust::load(&options.tls)?;
         let name = options.endpoint.display();
         let unreachable = |why: String| format!("nothing answers the call on {name}: {why}");
         let channel = Endpoint::from_shared(format!("unix://{name}"))
@@ -118,6 +123,7 @@ impl Subject {
             fixture: Arc::clone(fixture),
             channel,
             operator: Arc::new(Operator::new(&options.commands)),
+            trust,
         };
         preflight::check(&subject, options).await?;
         Ok(subject)
@@ -307,6 +313,7 @@ mod tests {
             patience: Duration::from_secs(1),
             flake_attempts: 0,
             commands: Commands::default(),
+            tls: TlsSettings::default(),
         }
     }
 
@@ -369,6 +376,7 @@ mod tests {
             fixture: Arc::clone(&fixture),
             channel,
             operator: Arc::new(Operator::new(&options.commands)),
+            trust: Trust::load(&options.tls).expect("nothing to read"),
         };
         let report = run(&options, &subject, |_| {}, async {}).await;
         fixture.close().await.expect("nothing was made");

@@ -9,6 +9,7 @@ pub(crate) mod hpack;
 mod huffman;
 mod reader;
 pub(crate) mod stream;
+pub(crate) mod tls;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 mod websocket;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::protocol::{PROTOCOL_HEADER, SESSIONS_PATH, STREAM_PROTOCOLS};
 use sternline_api::{Failure, Reason};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -168,7 +168,18 @@ where
 {
     let (form, arrival) = match admit(&request, shared) {
         Ok(admitted) => admitted,
-        Err(refused) => return refused.into_response(),
+        Err(refused) => {
+            // hyper hands over what asked for an Upgrade even when it was refused,
+            // and never shuts it down: over TLS the answer would look cut off.
+            let refusal = hyper::upgrade::on(&mut request);
+            upgrades.spawn(async move {
+                if let Ok(io) = refusal.await {
+                    // The client may be gone already.
+                    let _ = TokioIo::new(io).shutdown().await;
+                }
+            });
+            return refused.into_response();
+        }
     };
     place.admit();
     let response = form.switching_protocols();

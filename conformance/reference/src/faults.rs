@@ -7,7 +7,7 @@ use Setup::{Extras, Plain, Pods};
 pub enum Setup {
     /// As it is without being told.
     Plain,
-    /// With what a node need not allow: wide addresses, and an idle time-out.
+    /// With what a node need not have: wide addresses, an idle time-out, and TLS.
     Extras,
     /// On pods of a container runtime.
     Pods,

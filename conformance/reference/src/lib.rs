@@ -13,6 +13,7 @@ mod relay;
 mod runtime;
 mod service;
 mod session;
+mod tls;
 mod tunnel;
 mod upgrade;
 mod websocket;
@@ -46,6 +47,9 @@ struct Cli {
     /// Allow addresses other than loopback, and reset streams that are silent
     #[arg(long)]
     extras: bool,
+    /// Stream over TLS, with the certificate and the key that are kept here
+    #[arg(long)]
+    tls_dir: Option<PathBuf>,
     /// Pretend to be a container runtime here, and take its pods for sandboxes
     #[arg(long)]
     cri_socket: Option<PathBuf>,
@@ -77,6 +81,8 @@ async fn run(cli: Cli) -> io::Result<()> {
     let faults = Faults::new(cli.fault.as_deref()).map_err(io::Error::other)?;
     let streaming = TcpListener::bind("127.0.0.1:0").await?;
     let address = streaming.local_addr()?;
+    let tls = cli.tls_dir.as_deref().map(tls::acceptor).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     if cli.again > 0 {
         fs::remove_file(&cli.socket)?;
     }
@@ -90,10 +96,10 @@ async fn run(cli: Cli) -> io::Result<()> {
         cli.netns_dir.clone(),
         cli.extras,
         runtime,
-        address,
+        format!("{scheme}://{address}"),
     ));
     operator::watch(&node, &cli)?;
-    tokio::spawn(upgrade::serve(streaming, Arc::clone(&node)));
+    tokio::spawn(upgrade::serve(streaming, tls, Arc::clone(&node)));
     tokio::spawn(node::watch(Arc::clone(&node)));
     let calls = tokio::spawn(service::serve(socket, node));
     fs::write(cli.socket.with_extension("again"), cli.again.to_string())?;

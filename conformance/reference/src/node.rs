@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
     fs::File,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -80,7 +80,8 @@ pub(crate) struct Node {
     pub(crate) known: Mutex<HashSet<String>>,
     /// Namespaces that are held, for the fault that holds them.
     pub(crate) pins: Mutex<Vec<(String, File)>>,
-    pub(crate) streaming: SocketAddr,
+    /// What the URLs begin with: scheme, address, port.
+    pub(crate) streaming: String,
     pub(crate) sessions: Mutex<Vec<Arc<Session>>>,
     passes: Mutex<HashMap<String, Pass>>,
     issued: Mutex<HashSet<String>>,
@@ -116,7 +117,7 @@ impl Node {
         dir: PathBuf,
         extras: bool,
         runtime: Option<Arc<Runtime>>,
-        streaming: SocketAddr,
+        streaming: String,
     ) -> Self {
         Self {
             faults: Arc::new(faults),

@@ -149,7 +149,7 @@ impl Service {
         let expires = crate::node::now_ms() + LIMITS.token_ttl_ms;
         Ok(pb::ReversePortForwardResponse {
             session_id: session.id.clone(),
-            url: format!("http://{}/v1alpha1/sessions/{token}", node.streaming),
+            url: format!("{}/v1alpha1/sessions/{token}", node.streaming),
             bound: session.bound.clone(),
             expires_at_ms: if self.has("expiry-in-seconds") {
                 expires / 1000

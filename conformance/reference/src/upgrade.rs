@@ -11,6 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// What a tunnel runs over.
@@ -19,18 +20,25 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub(crate) type Io = Box<dyn Duplex>;
 
 /// Serves until the program ends.
-pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {
+pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, node: Arc<Node>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let node = Arc::clone(&node);
+        let (tls, node) = (tls.clone(), Arc::clone(&node));
         tokio::spawn(async move {
             // A client that goes away is not worth a word.
-            let _ = one(stream, &node).await;
+            let _ = open(stream, tls, &node).await;
         });
     }
 }
 
-async fn one(mut stream: TcpStream, node: &Arc<Node>) -> io::Result<()> {
+async fn open(stream: TcpStream, tls: Option<TlsAcceptor>, node: &Arc<Node>) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    match tls {
+        Some(tls) => one(Box::new(tls.accept(stream).await?), node).await,
+        None => one(Box::new(stream), node).await,
+    }
+}
+
+async fn one(mut stream: Io, node: &Arc<Node>) -> io::Result<()> {
     let most = if node.faults.has("short-head") {
         8 * 1024
     } else {
@@ -193,15 +201,15 @@ async fn one(mut stream: TcpStream, node: &Arc<Node>) -> io::Result<()> {
     }
     stream.write_all((answer + "\r\n").as_bytes()).await?;
     let io: Io = match websocket {
-        true => Box::new(websocket::wrap(Box::new(stream), Arc::clone(faults))),
-        false => Box::new(stream),
+        true => Box::new(websocket::wrap(stream, Arc::clone(faults))),
+        false => stream,
     };
     tunnel::run(io, Arc::clone(node), pass).await;
     Ok(())
 }
 
 async fn refuse(
-    mut stream: TcpStream,
+    mut stream: Io,
     status: u16,
     reason: Reason,
     message: &str,

@@ -17,7 +17,9 @@ use std::{
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
-use sternline_conformance::{Commands, Options, PodSettings, Report, Sandboxes, judge};
+use sternline_conformance::{
+    Commands, Options, PodSettings, Report, Sandboxes, TlsSettings, judge,
+};
 use sternline_reference::Setup;
 
 /// The reference implementation, running.
@@ -39,7 +41,10 @@ impl Reference {
             .arg(dir.path().join("netns"));
         match setup {
             Setup::Plain => &mut command,
-            Setup::Extras => command.arg("--extras"),
+            Setup::Extras => command
+                .arg("--extras")
+                .arg("--tls-dir")
+                .arg(dir.path().join("tls")),
             Setup::Pods => command.arg("--cri-socket").arg(dir.path().join("cri")),
         };
         if let Some(fault) = fault {
@@ -104,6 +109,10 @@ impl Reference {
             patience: Duration::from_secs(2),
             flake_attempts: 0,
             commands: self.commands(),
+            tls: TlsSettings {
+                ca: (self.setup == Setup::Extras).then(|| self.dir.path().join("tls/cert.pem")),
+                client: None,
+            },
         }
     }
 }

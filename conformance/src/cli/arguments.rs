@@ -57,6 +57,15 @@ pub(crate) struct Cli {
         hide_default_value = true
     )]
     pub(super) cgroup_parent: String,
+    /// CAs of the streaming endpoint (PEM), where its URL is https
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_ca: Option<PathBuf>,
+    /// The suite's own certificate (PEM), for a streaming endpoint that asks
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
     /// Where the suite keeps its sockets; the runtime mounts them into pods
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub(super) run_dir: PathBuf,
@@ -130,6 +139,7 @@ pub(super) fn configure(cli: &mut Cli, file: &Path) -> Result<(), String> {
             "runtime-endpoint" => _ = cli.runtime_endpoint.get_or_insert(value.into()),
             "image-endpoint" => _ = cli.image_endpoint.get_or_insert(value.into()),
             "probe-image" => _ = cli.probe_image.get_or_insert(value.into()),
+            "tls-ca" => _ = cli.tls_ca.get_or_insert(value.into()),
             "report-dir" => _ = cli.report_dir.get_or_insert(value.into()),
             other => return Err(format!("{name}: {other:?} cannot be set in a file")),
         }

@@ -24,6 +24,8 @@ pub(super) const SPECS: &[Spec] = &[
     spec!(required "upgrade.long-head", "3.4", [], "A request head of 16 KiB is taken.", long_head),
     spec!(required "upgrade.split-head", "3.1", [], "A request head may arrive in pieces.", split_head),
     spec!(required "upgrade.early-bytes", "3.5", [], "Bytes before the 101 never become part of a tunnel.", early_bytes),
+    spec!(recommended "upgrade.tls", "3.6", [], "An https URL is served over TLS 1.3, with ALPN http/1.1.", tls),
+    spec!(recommended "upgrade.tls-alone", "3.6", [], "Where the URL is https, nothing is served in clear text.", tls_alone),
 ];
 
 async fn opened(context: &Context) -> Step<Opened> {
@@ -245,4 +247,23 @@ async fn early_bytes(context: &Context) -> Step {
         .iter()
         .all(|session| session.session_id != pod || session.tunnels == 0);
     check(gone, expected, format!("{listed:?}"))
+}
+
+async fn tls(context: &Context) -> Step {
+    let opened = opened(context).await?;
+    let agrees = opened.place.agrees().await?;
+    check(agrees, "ALPN http/1.1", "another protocol, or none")
+}
+
+async fn tls_alone(context: &Context) -> Step {
+    let opened = opened(context).await?;
+    let clear = opened.place.in_clear()?;
+    let answer = clear.ask(clear.raw().as_bytes(), context.patience).await;
+    if let Ok(answer) = answer {
+        context.step(format!("asked in clear text: {}", answer.status));
+        check(answer.status != 101, "no tunnel in clear text", "a 101")?;
+    }
+    let place = &opened.place;
+    context.step("asks over TLS");
+    leads(context, &opened, &place.raw()).await
 }

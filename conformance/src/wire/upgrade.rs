@@ -1,7 +1,11 @@
 //! HTTP/1.1 up to the 101, byte by byte (§3).
 
-use super::{tunnel::Duplex, websocket};
-use crate::verdict::{Step, check, failed, within};
+use super::{
+    tls::{ALPN, Trust},
+    tunnel::Duplex,
+    websocket,
+};
+use crate::verdict::{Step, check, failed, skip, within};
 use std::{io, time::Duration};
 use sternline_api::protocol::{STREAM_PROTOCOL, UNIX_SCHEME};
 use tokio::{
@@ -11,20 +15,29 @@ use tokio::{
 
 pub(crate) use websocket::{Socket, WEBSOCKET_ACCEPT, WEBSOCKET_KEY};
 
+/// What HTTP is spoken over.
+#[derive(Clone, Debug)]
+enum Over {
+    Tcp,
+    Unix,
+    Tls(Trust),
+}
+
 /// Where a URL leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// `ADDRESS:PORT`, or the path of a Unix socket.
     pub(crate) host: String,
-    unix: bool,
+    over: Over,
     /// With the token at its end.
     pub(crate) path: String,
 }
 
 impl Place {
     /// Takes a URL of the call apart.
-    pub(crate) fn parse(url: &str) -> Step<Self> {
-        let expected = "http://ADDRESS:PORT/v1alpha1/sessions/TOKEN or http+unix://PATH/...";
+    pub(crate) fn parse(url: &str, trust: &Trust) -> Step<Self> {
+        let expected =
+            "http:// or https://ADDRESS:PORT/v1alpha1/sessions/TOKEN, or http+unix://PATH/...";
         let parts = url.split_once("://").and_then(|(scheme, rest)| {
             let slash = rest.find('/')?;
             Some((scheme, &rest[..slash], &rest[slash..]))
@@ -32,11 +45,21 @@ impl Place {
         let Some((scheme, host, path)) = parts else {
             return failed(expected, url);
         };
-        let unix = scheme == UNIX_SCHEME;
-        check(unix || scheme == "http", expected, url)?;
+        let over = match scheme {
+            "http" => Over::Tcp,
+            "https" => {
+                trust.suffices(url)?;
+                Over::Tls(trust.clone())
+            }
+            UNIX_SCHEME => Over::Unix,
+            _ => return failed(expected, url),
+        };
         Ok(Self {
-            host: if unix { percent(host) } else { host.into() },
-            unix,
+            host: match over {
+                Over::Unix => percent(host),
+                _ => host.into(),
+            },
+            over,
             path: path.into(),
         })
     }
@@ -57,12 +80,46 @@ impl Place {
 
     /// Connects to the streaming endpoint.
     pub(crate) async fn connect(&self) -> io::Result<Box<dyn Duplex>> {
-        if self.unix {
+        if matches!(self.over, Over::Unix) {
             return Ok(Box::new(UnixStream::connect(&self.host).await?));
         }
         let stream = TcpStream::connect(&self.host).await?;
         stream.set_nodelay(true)?;
-        Ok(Box::new(stream))
+        Ok(match &self.over {
+            Over::Tls(trust) => Box::new(trust.open(&self.host, stream).await?),
+            Over::Tcp | Over::Unix => Box::new(stream),
+        })
+    }
+
+    /// The same endpoint in clear text. Skips the spec where it is none of TLS.
+    pub(crate) fn in_clear(&self) -> Step<Self> {
+        self.is_tls()?;
+        Ok(Self {
+            over: Over::Tcp,
+            ..self.clone()
+        })
+    }
+
+    /// Whether the node agreed to HTTP/1.1 above TLS. Skips the spec where the
+    /// endpoint is none of TLS.
+    pub(crate) async fn agrees(&self) -> Step<bool> {
+        let trust = self.is_tls()?;
+        let opened = async {
+            let stream = TcpStream::connect(&self.host).await?;
+            let opened = trust.open(&self.host, stream).await?;
+            Ok::<_, io::Error>(opened.get_ref().1.alpn_protocol() == Some(ALPN))
+        };
+        match opened.await {
+            Ok(agreed) => Ok(agreed),
+            Err(error) => failed("TLS 1.3, and a certificate for its host", error.to_string()),
+        }
+    }
+
+    fn is_tls(&self) -> Step<&Trust> {
+        match &self.over {
+            Over::Tls(trust) => Ok(trust),
+            Over::Tcp | Over::Unix => skip("the URL is not https"),
+        }
     }
 
     /// Headers of a request in the raw form.
@@ -87,7 +144,10 @@ impl Place {
 
     /// A GET with these fields.
     pub(crate) fn request(&self, fields: &[(&str, &str)]) -> String {
-        let host = if self.unix { "localhost" } else { &self.host };
+        let host = match self.over {
+            Over::Unix => "localhost",
+            Over::Tcp | Over::Tls(_) => &self.host,
+        };
         let mut head = format!("GET {} HTTP/1.1\r\nHost: {host}\r\n", self.path);
         for (name, value) in fields {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -176,7 +236,9 @@ impl Answer {
         check(kind.starts_with("application/json"), expected, kind)?;
         let mut body = std::mem::take(&mut self.rest);
         let rest = within(patience, expected, self.io.read_to_end(&mut body)).await?;
-        check(rest.is_ok(), expected, "the connection was reset")?;
+        if let Err(error) = rest {
+            return failed(expected, format!("the connection broke: {error}"));
+        }
         match serde_json::from_slice(&body) {
             Ok(json) => Ok(json),
             Err(error) => failed("a JSON body", format!("{error}: {body:?}")),
@@ -211,16 +273,19 @@ async fn read_answer(io: &mut Box<dyn Duplex>) -> io::Result<Head> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tls::TlsSettings, *};
+    use crate::verdict::Verdict;
 
     #[test]
     fn urls_of_both_kinds_are_taken_apart() {
-        let tcp = Place::parse("http://127.0.0.1:8000/v1alpha1/sessions/abc").expect("tcp");
+        let trust = Trust::load(&TlsSettings::default()).expect("nothing to read");
+        let parse = |url: &str| Place::parse(url, &trust);
+        let tcp = parse("http://127.0.0.1:8000/v1alpha1/sessions/abc").expect("tcp");
         assert_eq!((tcp.host.as_str(), tcp.token()), ("127.0.0.1:8000", "abc"));
         assert_eq!(tcp.with_token("x").path, "/v1alpha1/sessions/x");
-        let unix = Place::parse("http+unix://%2Frun%2Fs.sock/v1alpha1/sessions/abc");
+        let unix = parse("http+unix://%2Frun%2Fs.sock/v1alpha1/sessions/abc");
         assert_eq!(unix.expect("unix").host, "/run/s.sock");
-        assert!(Place::parse("https://a/b").is_err());
-        assert!(Place::parse("nonsense").is_err());
+        assert!(matches!(parse("https://a/b"), Err(Verdict::Environment(_))));
+        assert!(parse("nonsense").is_err());
     }
 }

@@ -106,6 +106,20 @@ async fn inside_is_http_1_1_and_nothing_else() {
     counted(&node, "failed", 1.0).await;
 }
 
+#[tokio::test]
+async fn a_refusal_ends_orderly() {
+    let ca = Authority::new();
+    let node = start(&Files::new(&ca.issue("127.0.0.1")), &[]).await;
+    let mut io = stream(address(&node), ca.client(None)).await;
+    client::send(&mut io, &upgrade("/v1alpha1/sessions/nobody-has-this")).await;
+    let mut answer = String::new();
+    within("the refusal", io.read_to_string(&mut answer))
+        .await
+        .expect("an end with close_notify");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains("token_unknown"), "{answer}");
+}
+
 /// A first message that offers TLS 1.2 at most, as RFC 5246 has it.
 fn older_client() -> Vec<u8> {
     let mut hello = vec![3, 3];
