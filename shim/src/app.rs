@@ -101,7 +101,7 @@ impl App {
     pub async fn bind_with(config: Config, binder: Arc<dyn Binder>) -> anyhow::Result<Self> {
         let descriptors = raise_descriptor_limit();
         let limits = Limits::from(&config.limits)
-            .validated(descriptors)
+            .validated(descriptors, config.separation.binder.is_some())
             .map_err(anyhow::Error::msg)?;
         let shared = Shared {
             allow_wide_bind: config.source.allow_wide_bind,

@@ -9,6 +9,10 @@ use sternline_tunnel::Settings;
 /// listeners, tunnels, the runtime's socket, logs.
 const DESCRIPTOR_RESERVE: u64 = 512;
 
+/// Kept back besides where a binder is to keep the listeners: serve has a copy of
+/// each, to give to the next binder.
+const DESCRIPTORS_OF_COPIES: u64 = 256;
+
 /// The limits in force. What each means, and in which unit, is said where a
 /// client reads it: `Limits` in the call's proto.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +48,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Checks what cannot work and takes what the machine does not have.
+    /// Checks what cannot work and takes what the machine does not have: of so many
+    /// descriptors, and with copies of listeners or without.
     ///
     /// # Errors
     /// One sentence that names the flag.
-    pub fn validated(mut self, descriptors: u64) -> Result<Self, String> {
+    pub fn validated(mut self, descriptors: u64, copies: bool) -> Result<Self, String> {
         let least = Settings::min_buffer_bytes(self.connections_per_session);
         if self.buffer_bytes_per_session < least {
             return Err(format!(
@@ -62,7 +67,9 @@ impl Limits {
                 self.buffer_bytes_per_node, self.buffer_bytes_per_session
             ));
         }
-        let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE).max(1);
+        let copies = if copies { DESCRIPTORS_OF_COPIES } else { 0 };
+        let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE + copies);
+        let room = room.max(1);
         if u64::from(self.connections_per_node) > room {
             tracing::warn!(
                 asked = self.connections_per_node,
@@ -149,18 +156,17 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound() {
-        let limits = Limits::default().validated(1 << 20).expect("sound");
+        let limits = Limits::default().validated(1 << 20, true).expect("sound");
         assert_eq!(limits, Limits::default());
     }
 
     #[test]
     fn connections_never_exceed_the_descriptors() {
-        let limits = Limits::default().validated(1024).expect("sound");
-        assert_eq!(
-            u64::from(limits.connections_per_node),
-            1024 - DESCRIPTOR_RESERVE
-        );
-        let starved = Limits::default().validated(10).expect("sound");
+        for (copies, reserve) in [(false, 512), (true, 768)] {
+            let limits = Limits::default().validated(1024, copies).expect("sound");
+            assert_eq!(limits.connections_per_node, 1024 - reserve);
+        }
+        let starved = Limits::default().validated(10, true).expect("sound");
         assert_eq!(starved.connections_per_node, 1);
     }
 
@@ -170,7 +176,7 @@ mod tests {
             buffer_bytes_per_node: 0,
             ..Limits::default()
         };
-        let error = limits.validated(1 << 20).expect_err("too little");
+        let error = limits.validated(1 << 20, false).expect_err("too little");
         assert!(error.contains("--buffer-bytes-per-node"), "{error}");
     }
 
@@ -181,7 +187,7 @@ mod tests {
             connections_per_session: 1000,
             ..Limits::default()
         };
-        let error = limits.validated(1 << 20).expect_err("too little");
+        let error = limits.validated(1 << 20, false).expect_err("too little");
         assert!(error.contains("--buffer-bytes-per-session"), "{error}");
     }
 }

@@ -96,6 +96,7 @@ impl Service {
             attached: false,
             pass: (&token).into(),
             previous: None,
+            held_until: None,
         };
         let deposit = takeover::deposit(&*self.binder, &bound, &record).await;
         let session = session::start(

@@ -8,34 +8,31 @@
 //! ```
 
 mod own;
+mod restore;
 
 pub use own::{OwnSockets, endpoint};
 
 use crate::binder::client::listening;
 use crate::binder::deposits::{Content, Deposit, Left};
-use crate::binder::{Binder, Bound, Sandbox};
+use crate::binder::{Binder, Bound};
 use crate::endpoint::UnixEndpoint;
 use crate::metrics;
-use crate::session::{self, Parts, Passes, Record, Shared};
+use crate::session::{Record, Shared};
 use socket2::SockRef;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use sternline_api::{Failure, Reason};
 use tokio::net::UnixListener;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// Key of the call's socket.
 pub const CALL: &str = "call";
 
 /// Key of the streaming endpoint's socket.
 pub const STREAMING: &str = "streaming";
-
-/// How long a client may take to come back when the binder does not say how long
-/// it keeps things.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How long the binder may be away when serve starts: it may be starting itself.
 const AWAY: Duration = Duration::from_secs(4);
@@ -46,13 +43,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long a binder that is away when serve goes may take to come back, and to be
 /// given everything.
 const BACK: Duration = Duration::from_secs(3);
-
-/// How long the binder may take to watch a sandbox.
-const WATCH: Duration = Duration::from_secs(5);
-
-/// A ticket that was replaced so many PING intervals ago is void: its client has
-/// the newer one.
-const UNSURE_INTERVALS: u32 = 3;
 
 /// What the serve before has left. What is not taken stays with the binder when
 /// this is dropped.
@@ -124,7 +114,7 @@ impl Takeover {
     pub async fn sessions(mut self, binder: &Arc<dyn Binder>, shared: &Arc<Shared>) {
         for left in std::mem::take(&mut self.0) {
             let key = left.deposit.key().to_owned();
-            match restore(left, binder, shared).await {
+            match restore::session(left, binder, shared).await {
                 Ok(()) => metrics::taken_over(),
                 Err(failure) => {
                     tracing::warn!(session = key, %failure, "a session of the server before is not gone on with");
@@ -199,153 +189,9 @@ pub async fn deposit(binder: &dyn Binder, bound: &Bound, record: &Record) -> Opt
     }
 }
 
-async fn restore(
-    left: Left,
-    binder: &Arc<dyn Binder>,
-    shared: &Arc<Shared>,
-) -> Result<(), Failure> {
-    let Left { deposit, content } = left;
-    let record = Record::decode(&content.record);
-    let restored = async {
-        let mut record = record?;
-        record.hold = record.hold.min(shared.limits.max_hold);
-        let bad = |why: &str| Failure::new(Reason::Internal, format!("what was left {why}"));
-        let watched = content.watched.clone();
-        let watched = watched.ok_or_else(|| bad("is in no sandbox"))?;
-        shared.audit.admit()?;
-        let mut slot = shared.registry.slot()?;
-        let sandbox = Sandbox {
-            id: watched.id.clone(),
-            pod: record.pod.clone(),
-        };
-        slot.enter(&sandbox)?;
-        let namespace = watched.namespace;
-        let gone = timeout(WATCH, binder.watch(watched)).await;
-        let gone = gone.map_err(|_| bad("is in a sandbox that cannot be watched"))??;
-        let sockets = content
-            .into_bound()
-            .map_err(|error| bad(&error.to_string()))?;
-        if !shared.allow_wide_bind {
-            refuse_wide(sockets.iter().map(|one| one.addr))?;
-        }
-        Ok((
-            record,
-            slot,
-            Bound {
-                sandbox,
-                namespace,
-                sockets,
-                gone,
-            },
-        ))
-    };
-    let (record, slot, bound) = match restored.await {
-        Ok(restored) => restored,
-        Err(failure) => {
-            deposit.close().await;
-            return Err(failure);
-        }
-    };
-    let grace = deposit.grace().unwrap_or(GRACE);
-    let session = session::start(
-        Parts {
-            id: record.id.clone(),
-            bound,
-            requester: record.requester.clone(),
-            labels: record.labels.clone(),
-            hold: record.hold,
-            slot,
-            binder: Arc::clone(binder),
-            created_at: record.created_at,
-            passes: passes(&record, grace, shared, SystemTime::now()),
-            deposit: Some(deposit),
-        },
-        shared,
-    )?;
-    tracing::info!(
-        session = session.id,
-        sandbox = session.sandbox.id,
-        "taken over from the server before"
-    );
-    Ok(())
-}
-
-/// The serve before may have been allowed what this one is not.
-fn refuse_wide(mut addresses: impl Iterator<Item = SocketAddr>) -> Result<(), Failure> {
-    match addresses.find(|addr| !addr.ip().is_loopback()) {
-        None => Ok(()),
-        Some(wide) => Err(Failure::new(
-            Reason::WideBindDenied,
-            format!(
-                "{wide} lets others than the pod connect, which this server does not allow (--allow-wide-bind)"
-            ),
-        )),
-    }
-}
-
-/// What the session's client may come with, and how long it may take.
-fn passes(record: &Record, grace: Duration, shared: &Shared, now: SystemTime) -> Passes {
-    let since = |then: SystemTime| now.duration_since(then).unwrap_or_default();
-    if !record.attached {
-        let left = shared
-            .limits
-            .token_ttl
-            .saturating_sub(since(record.created_at));
-        // It may be that nobody was ever told of it.
-        let left = left.min(grace);
-        return Passes::LeftToken(record.pass, left);
-    }
-    let unsure = shared.limits.ping_interval * UNSURE_INTERVALS + grace;
-    let previous = record.previous.filter(|(_, at)| since(*at) <= unsure);
-    let tickets = [Some(record.pass), previous.map(|(pass, _)| pass)];
-    let tickets = tickets.into_iter().flatten().collect();
-    Passes::Left(tickets, record.hold.max(grace))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{Pass, Verifier};
-    use crate::limits::Limits;
-    use sternline_api::v1alpha1 as pb;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn verifier() -> Verifier {
-        (&Pass::generate().expect("random")).into()
-    }
-
-    fn record(now: SystemTime) -> Record {
-        Record {
-            id: "0123456789ab".to_owned(),
-            pod: None,
-            requester: pb::Requester::default(),
-            labels: std::collections::BTreeMap::new(),
-            hold: Duration::ZERO,
-            created_at: now,
-            attached: true,
-            pass: verifier(),
-            previous: Some((verifier(), now)),
-        }
-    }
-
-    #[test]
-    fn a_client_has_the_longer_of_hold_and_grace() {
-        let (shared, now) = (Shared::new(Limits::default()), SystemTime::now());
-        for (hold, wait) in [(0, 10), (3, 10), (60, 60)] {
-            let record = Record {
-                hold: SECOND * hold,
-                ..record(now)
-            };
-            match passes(&record, SECOND * 10, &shared, now) {
-                Passes::Left(tickets, waits) => {
-                    assert_eq!(tickets, [record.pass, record.previous.expect("one").0]);
-                    assert_eq!(waits, SECOND * wait, "hold {hold} s");
-                }
-                _ => panic!("a client was there"),
-            }
-        }
-    }
 
     #[test]
     fn a_socket_that_listens_elsewhere_is_not_taken_over() {
@@ -360,46 +206,5 @@ mod tests {
         let open = std::net::TcpStream::connect(listener.local_addr().expect("bound"));
         let open = OwnedFd::from(open.expect("it listens"));
         assert!(listening_as_asked(open, "127.0.0.1:0".parse().expect("address")).is_none());
-    }
-
-    #[test]
-    fn what_is_no_longer_allowed_is_not_gone_on_with() {
-        let check = |addresses: &[&str]| {
-            let parsed = addresses.iter().map(|one| one.parse().expect("address"));
-            refuse_wide(parsed)
-        };
-        check(&["127.0.0.1:80", "[::1]:80", "127.8.0.1:1"]).expect("the pod's alone");
-        for wide in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80"] {
-            let refused = check(&["127.0.0.1:80", wide]).expect_err("wide");
-            assert_eq!(refused.reason, Reason::WideBindDenied);
-            assert!(refused.message.contains(wide), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_ticket_that_was_replaced_long_ago_is_void() {
-        let (shared, now) = (Shared::new(Limits::default()), SystemTime::now());
-        let record = record(now);
-        match passes(&record, SECOND, &shared, now + SECOND * 60) {
-            Passes::Left(tickets, _) => assert_eq!(tickets, [record.pass]),
-            _ => panic!("a client was there"),
-        }
-    }
-
-    #[test]
-    fn a_token_lives_no_longer_for_a_restart() {
-        let (shared, now) = (Shared::new(Limits::default()), SystemTime::now());
-        let record = Record {
-            attached: false,
-            ..record(now)
-        };
-        for (after, left) in [(0, 50), (20, 40), (70, 0)] {
-            match passes(&record, SECOND * 50, &shared, now + SECOND * after) {
-                Passes::LeftToken(token, wait) => {
-                    assert_eq!((token, wait), (record.pass, SECOND * left));
-                }
-                _ => panic!("nobody was there"),
-            }
-        }
     }
 }

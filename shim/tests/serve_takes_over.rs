@@ -34,6 +34,7 @@ fn record(id: &str) -> Record {
         attached: true,
         pass: Verifier::from(&pass),
         previous: None,
+        held_until: None,
     }
 }
 
@@ -65,7 +66,7 @@ impl Place {
     }
 
     /// Leaves what a serve would: both sockets, and a session for each record.
-    async fn leave(&self, process: &BinderProcess, records: &[Record]) {
+    async fn leave(&self, process: &BinderProcess, records: &[(&str, Record)]) {
         let (binder, deposits) = serve(process, &self.name()).await;
         for (key, path) in [(CALL, self.call()), (STREAMING, self.streaming())] {
             let (listener, endpoint) = UnixEndpoint::bind(&path).expect("bound");
@@ -74,10 +75,10 @@ impl Place {
             kept.await.expect("kept").leave();
             endpoint.leave();
         }
-        for (n, record) in (0..).zip(records) {
+        for (n, (key, record)) in (0..).zip(records) {
             let bound = bind(&binder, [8080 + n]).await;
             let content = Content::of(&bound, record.encode()).expect("copied");
-            let deposit = deposits.put(&record.id, content).await;
+            let deposit = deposits.put(key, content).await;
             deposit.expect("kept").leave();
         }
     }
@@ -160,7 +161,7 @@ apart! {
         let namespaces = Namespaces::new();
         let process = start(&namespaces, &["--restart-grace", "5m"]);
         let place = Place::new();
-        place.leave(&process, &[record("s1"), record("s2")]).await;
+        place.leave(&process, &[("s1", record("s1")), ("s2", record("s2"))]).await;
         let before = place.left(&process).await;
         assert_eq!(before.1.len(), 4);
         let same = async |what: &str| {
@@ -205,5 +206,35 @@ apart! {
             .fails("--audit-log")
             .await;
         assert!(!Path::new(&ready).exists());
+    }
+}
+
+apart! {
+    async fn a_client_that_stays_away_has_no_more_time_for_each_start() {
+        let namespaces = Namespaces::new();
+        let process = start(&namespaces, &["--restart-grace", "60s"]);
+        let place = Place::new();
+        let over = Record {
+            held_until: Some(SystemTime::now() - Duration::from_secs(1)),
+            ..record("over")
+        };
+        let records = [("s1", record("s1")), ("over", over), ("s2", record("other"))];
+        place.leave(&process, &records).await;
+        let mut until = Vec::new();
+        for _ in 0..2 {
+            let mut serve = place.serve(&process, &[]);
+            serve.says("serving").await;
+            // Only this one's time is not over.
+            let gone = ["call", "s1", "streaming"];
+            serve.kill().await;
+            let left = place.left(&process).await.1;
+            let kept = left.keys().filter(|key| *key != "over");
+            assert!(kept.eq(gone), "{:?}", left.keys());
+            let record = Record::decode(&left["s1"]).expect("a record");
+            until.push(record.held_until.expect("a time"));
+        }
+        assert_eq!(until[0], until[1]);
+        let hold = until[0].duration_since(SystemTime::now());
+        assert!(hold.is_ok_and(|hold| hold <= Duration::from_secs(60)));
     }
 }

@@ -111,11 +111,7 @@ impl ProcessBinder {
         };
         let refused = Refused::default();
         let kept = Kept::new(keeps, refused.clone());
-        let deposits = (!name.is_empty()).then(|| Deposits {
-            orders: orders.clone(),
-            standing,
-            refused,
-        });
+        let deposits = (!name.is_empty()).then(|| Deposits::new(orders.clone(), standing, refused));
         tokio::spawn(Link::new(path.to_owned(), own, inbox, count, kept).run());
         Self {
             orders,
@@ -209,6 +205,68 @@ mod tests {
             let packet = wire::encode_answer(id, what);
             channel.send(&packet, &[]).await.expect("sent");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_one_that_is_away_is_a_sentence() {
+        let binder = ProcessBinder::new(Path::new("/nonexistent/binder.sock"));
+        let nobody = SandboxTarget::Id("web".to_owned());
+        let failure = binder.find(&nobody).await.expect_err("it is away");
+        let said =
+            "the binder at /nonexistent/binder.sock cannot be asked: No such file or directory; ";
+        assert!(failure.message.starts_with(said), "{failure}");
+    }
+
+    /// Greets as a binder that keeps things for a minute.
+    async fn greeted(listener: &UnixListener) -> Channel {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let channel = Channel::from(stream);
+        let hello = channel
+            .receive()
+            .await
+            .expect("readable")
+            .expect("a packet");
+        let (id, _) = wire::decode_ask(&hello.bytes).expect("ours");
+        let welcome = answer::What::Welcome(wire::Hello {
+            version: wire::VERSION,
+            restart_grace_ms: 60_000,
+            ..wire::Hello::default()
+        });
+        let packet = wire::encode_answer(id, welcome);
+        channel.send(&packet, &[]).await.expect("sent");
+        channel
+    }
+
+    /// The key of what is to be kept next; none when the connection is over.
+    async fn asked(channel: &Channel) -> Option<String> {
+        let packet = channel.receive().await.expect("readable")?;
+        match wire::decode_ask(&packet.bytes).expect("ours").1 {
+            ask::What::Keep(keep) => Some(keep.key),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_freezes_is_given_up_and_the_next_given_everything() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("s");
+        let (listener, _endpoint) = Endpoint::bind(&path, None).expect("bound");
+        let listener = UnixListener::from_std(listener.into()).expect("ours");
+        let binder = ProcessBinder::named(&path, "one");
+        let deposits = binder.deposits().expect("a name");
+        let serving = async {
+            let frozen = greeted(&listener).await;
+            assert_eq!(asked(&frozen).await.as_deref(), Some("s1"));
+            // Without a word.
+            assert_eq!(asked(&frozen).await, None);
+            let next = greeted(&listener).await;
+            assert_eq!(asked(&next).await.as_deref(), Some("s1"));
+        };
+        let both = async { tokio::join!(deposits.put("s1", Content::default()), serving) };
+        let (deposit, ()) = timeout(Duration::from_secs(600), both)
+            .await
+            .expect("in time");
+        deposit.expect("nothing failed").leave();
     }
 
     #[tokio::test]

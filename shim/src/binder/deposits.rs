@@ -4,18 +4,19 @@
 //! The binder's copy keeps an address taken: whoever frees one closes its deposit
 //! first and waits for that.
 
-use super::client::{Change, New, Order, listening};
-use super::wire::{Socket, WireError, keep::MAX_RECORD};
-use super::{Bound, BoundSocket};
-use crate::sandbox::Watched;
+mod content;
+
+pub use content::{Content, copies};
+
+use super::client::{Change, New, Order};
+use super::wire::{Socket, keep::MAX_RECORD};
 use std::collections::BTreeSet;
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 /// How long the binder may take over a deposit. What it did not say by then is
@@ -26,12 +27,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// most of it to go.
 const TAKE: Duration = Duration::from_secs(15);
 
+/// Orders that may be carried out late, each by a task of its own: further ones
+/// are waited for. No binder makes anybody wait for long: one that does not answer
+/// is given up, see `SILENCE` of the connection.
+const LATE: usize = 1024;
+
 /// Leaves things with a binder that keeps them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Deposits {
     pub(super) orders: mpsc::Sender<Order>,
-    pub(super) standing: watch::Receiver<Standing>,
-    pub(super) refused: Refused,
+    standing: watch::Receiver<Standing>,
+    refused: Refused,
+    late: Arc<Semaphore>,
 }
 
 /// How it is between this process and the binder.
@@ -66,17 +73,6 @@ impl Refused {
     }
 }
 
-/// What is to be kept under a key.
-#[derive(Debug, Default)]
-pub struct Content {
-    /// Copies of listening sockets, and what they are.
-    pub sockets: Vec<(Socket, OwnedFd)>,
-    /// For the successor; the binder does not read it.
-    pub record: Vec<u8>,
-    /// The sandbox that the sockets are in.
-    pub watched: Option<Watched>,
-}
-
 /// Something that the binder keeps. Dropped, it is closed there, at some time.
 #[derive(Debug)]
 pub struct Deposit {
@@ -96,6 +92,19 @@ pub struct Left {
 }
 
 impl Deposits {
+    pub(super) fn new(
+        orders: mpsc::Sender<Order>,
+        standing: watch::Receiver<Standing>,
+        refused: Refused,
+    ) -> Self {
+        Self {
+            orders,
+            standing,
+            refused,
+            late: Arc::new(Semaphore::new(LATE)),
+        }
+    }
+
     /// How long the binder keeps what this process leaves, as it last said; none
     /// if it keeps nothing, or was never connected.
     #[must_use]
@@ -246,7 +255,8 @@ impl Deposit {
             let _ = orders.send(order).await;
             answer.await.unwrap_or(Ok(()))
         };
-        patiently(kept).await.unwrap_or_else(|| {
+        let late = &self.deposits.late;
+        patiently(kept, late).await.unwrap_or_else(|| {
             tracing::warn!(
                 key = self.key,
                 "the binder does not say whether it keeps this"
@@ -267,7 +277,7 @@ impl Deposit {
             let _ = orders.send(order).await;
             let _ = answer.await;
         };
-        if patiently(discarded).await.is_none() {
+        if patiently(discarded, &self.deposits.late).await.is_none() {
             tracing::warn!(
                 key = self.key,
                 "the binder does not say that it closed this"
@@ -281,62 +291,22 @@ impl Deposit {
 /// taken, and an old record lets old tickets in.
 async fn patiently<T: Send + 'static>(
     order: impl Future<Output = T> + Send + 'static,
+    late: &Arc<Semaphore>,
 ) -> Option<T> {
     let mut order = Box::pin(order);
-    let answer = timeout(PATIENCE, &mut order).await.ok();
-    if answer.is_none() {
-        tokio::spawn(order);
+    if let Ok(answer) = timeout(PATIENCE, &mut order).await {
+        return Some(answer);
     }
-    answer
-}
-
-impl Content {
-    /// Copies of what was bound, to be kept while the sandbox is there.
-    ///
-    /// # Errors
-    /// There is no descriptor for a copy.
-    pub fn of(bound: &Bound, record: Vec<u8>) -> io::Result<Self> {
-        Ok(Self {
-            sockets: copies(&bound.sockets)?,
-            record,
-            watched: Some(Watched {
-                id: bound.sandbox.id.clone(),
-                namespace: bound.namespace,
-            }),
-        })
+    match Arc::clone(late).try_acquire_owned() {
+        Ok(place) => {
+            tokio::spawn(async move {
+                order.await;
+                drop(place);
+            });
+            None
+        }
+        Err(_) => Some(order.await),
     }
-
-    /// The sockets, each made sure to be one that listens where it is said to.
-    ///
-    /// # Errors
-    /// One that is not.
-    pub fn into_bound(self) -> Result<Vec<BoundSocket>, WireError> {
-        let bound = self.sockets.into_iter().map(|(socket, descriptor)| {
-            let addr = socket.address.parse();
-            let addr = addr.map_err(|_| WireError::Invalid("no address".to_owned()))?;
-            Ok(BoundSocket {
-                listener_id: socket.listener_id,
-                addr,
-                socket: listening(descriptor, addr)?,
-            })
-        });
-        bound.collect()
-    }
-}
-
-/// Copies of sockets, and what they are.
-///
-/// # Errors
-/// There is no descriptor for a copy.
-pub fn copies(sockets: &[BoundSocket]) -> io::Result<Vec<(Socket, OwnedFd)>> {
-    let copy = |one: &BoundSocket| {
-        let socket = Socket {
-            listener_id: one.listener_id,
-            address: one.addr.to_string(),
-        };
-        Ok((socket, one.socket.as_fd().try_clone_to_owned()?))
-    };
-    sockets.iter().map(copy).collect()
 }
 
 impl Drop for Deposit {
@@ -363,14 +333,36 @@ impl Drop for Deposit {
 mod tests {
     use super::*;
 
+    fn deposits(orders: mpsc::Sender<Order>) -> Deposits {
+        let standing = watch::channel(Standing::default()).1;
+        Deposits::new(orders, standing, Refused::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_orders_are_late() {
+        let (orders, mut carried_out) = mpsc::channel(1);
+        let deposit = deposits(orders).deposit("a");
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let before = tasks.num_alive_tasks();
+        for _ in 0..LATE {
+            deposit.renew(Vec::new()).await;
+        }
+        assert_eq!(tasks.num_alive_tasks(), before + LATE);
+        let mut one_more = Box::pin(deposit.renew(Vec::new()));
+        let waited = timeout(PATIENCE * 100, &mut one_more).await;
+        assert!(waited.is_err() && tasks.num_alive_tasks() == before + LATE);
+        // The binder is back.
+        let carry_out = async { while carried_out.recv().await.is_some() {} };
+        tokio::select! {
+            () = one_more => {}
+            () = carry_out => unreachable!("somebody may ask still"),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_comes_late_is_done_all_the_same() {
         let (orders, mut carried_out) = mpsc::channel(1);
-        let deposits = Deposits {
-            orders,
-            standing: watch::channel(Standing::default()).1,
-            refused: Refused::default(),
-        };
+        let deposits = deposits(orders);
         let deposit = deposits.deposit("a");
         deposit.renew(b"new".to_vec()).await;
         // There is no room for this one.

@@ -16,7 +16,7 @@ pub const DEFAULT_BINDER_SOCKET: &str = "/run/sternline-binder/binder.sock";
 #[derive(Clone, Debug, Args)]
 pub struct BinderConfig {
     /// Unix socket for serve, also as unix:///PATH; made with mode 0600, for the user of --serve-uid.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_BINDER_SOCKET, value_parser = socket::path)]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BINDER_SOCKET, value_parser = absolute)]
     pub socket: PathBuf,
 
     /// User that serve runs as: the only one besides the binder's own that is let in.
@@ -38,6 +38,18 @@ pub struct BinderConfig {
     /// The logs.
     #[command(flatten)]
     pub logs: LogArgs,
+}
+
+/// Reads the path of a Unix socket; the binder is root and follows none from where
+/// it happens to be started.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = socket::path(text)?;
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(format!(
+            "{text:?} is no absolute path: write /run/x.sock, or unix:///run/x.sock"
+        )),
+    }
 }
 
 /// The binder's limits, each a flag with its default.
@@ -176,6 +188,16 @@ mod tests {
             "4294967295:7",
         ] {
             bad.parse::<User>().expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn a_binder_listens_at_an_absolute_path() {
+        for good in ["/run/b.sock", "unix:///run/b.sock"] {
+            assert_eq!(absolute(good), Ok("/run/b.sock".into()));
+        }
+        for bad in ["", "b.sock", "./b.sock", "unix:b.sock"] {
+            absolute(bad).expect_err(bad);
         }
     }
 

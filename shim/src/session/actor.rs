@@ -3,6 +3,7 @@
 mod end;
 mod leaving;
 mod listeners;
+mod lost;
 mod setup;
 mod tickets;
 
@@ -36,10 +37,6 @@ use tokio_util::task::TaskTracker;
 
 /// How often the client is told what was turned away.
 const TELL_REJECTIONS: Duration = Duration::from_millis(200);
-
-/// A tunnel that is lost so many PING intervals after its tickets were sent may
-/// have taken them with it: later, its end would have been noticed before.
-const UNSURE_INTERVALS: u32 = 3;
 
 /// Commands that may wait for the task.
 const COMMANDS: usize = 8;
@@ -253,7 +250,7 @@ impl Actor {
                 () = self.forwarder.streams.wait(), if !settled => self.drained(),
                 _ = tell.tick(), if self.control.is_some() => { self.tell_rejections(); Turn::Go }
                 () = sleep_until_some(deadline) => self.out_of_time(),
-                heard = control::hear(&mut self.control) => self.heed(heard),
+                heard = control::hear(&mut self.control) => self.heed(heard).await,
             };
             match turn {
                 Turn::Go => {}
@@ -285,22 +282,8 @@ impl Actor {
         }
     }
 
-    /// Whether a client is on the way that would bring the session to life.
-    fn is_awaited(&self) -> bool {
-        self.arrivals.borrow().leading > 0
-    }
-
-    fn out_of_time(&mut self) -> Turn {
-        // In this order: who was let in before is seen here, and nobody is after.
-        self.tickets.take_back();
-        if self.is_awaited() {
-            return Turn::Go;
-        }
-        Turn::End(self.gave_up())
-    }
-
     /// What the client says on the control stream.
-    fn heed(&mut self, heard: Heard) -> Turn {
+    async fn heed(&mut self, heard: Heard) -> Turn {
         match heard {
             Heard::Event(Event::Ending(ending)) => {
                 tracing::debug!(code = %capped(ending.code.escape_debug().to_string()), "the client says goodbye");
@@ -334,48 +317,13 @@ impl Actor {
             )),
             Heard::Failed(error) => {
                 tracing::debug!(%error, "control stream lost");
-                self.control_lost()
+                self.control_lost().await
             }
-            Heard::Ended => self.control_lost(),
+            Heard::Ended => self.control_lost().await,
             Heard::Mute => {
                 self.cut_off();
                 Turn::Go
             }
-        }
-    }
-
-    /// The control stream is the session's life line: without it the tunnels
-    /// are given up.
-    fn control_lost(&mut self) -> Turn {
-        self.control = None;
-        self.tunnels.close();
-        let mut hold = self.session.hold;
-        if self.leaving {
-            hold = hold.max(self.grace().unwrap_or_default());
-        }
-        if hold.is_zero() && !self.is_awaited() {
-            return Turn::End(self.gave_up());
-        }
-        tracing::info!(?hold, "tunnel lost, listeners are held");
-        self.tickets
-            .lost(self.shared.limits.ping_interval * UNSURE_INTERVALS);
-        self.deadline = Some(Instant::now() + hold);
-        self.show();
-        Turn::Go
-    }
-
-    fn gave_up(&self) -> Failure {
-        let sandbox = &self.session.sandbox.id;
-        if self.attached {
-            Failure::new(
-                Reason::TunnelLost,
-                format!("sandbox {sandbox}: the client's connection was lost"),
-            )
-        } else {
-            Failure::new(
-                Reason::TokenExpired,
-                format!("sandbox {sandbox}: nobody came to the streaming URL in time"),
-            )
         }
     }
 

@@ -33,6 +33,9 @@ pub struct Record {
     pub pass: Verifier,
     /// The ticket before, and when it was replaced.
     pub previous: Option<(Verifier, SystemTime)>,
+    /// Without a client now: until when one may come back, however many serves
+    /// there are until then.
+    pub held_until: Option<SystemTime>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,14 +60,17 @@ struct Written {
     previous: Vec<u8>,
     #[prost(uint64, tag = "10")]
     replaced_at_ms: u64,
+    #[prost(uint64, optional, tag = "11")]
+    held_until_ms: Option<u64>,
 }
 
 impl Record {
-    /// Of a session whose client is there.
+    /// Of a session whose client is there, or may come back until then.
     pub(super) fn of(
         session: &Session,
         pass: Verifier,
         previous: Option<(Verifier, SystemTime)>,
+        held_until: Option<SystemTime>,
     ) -> Self {
         Self {
             id: session.id.clone(),
@@ -76,6 +82,7 @@ impl Record {
             attached: true,
             pass,
             previous,
+            held_until,
         }
     }
 
@@ -94,6 +101,7 @@ impl Record {
             pass: self.pass.as_bytes().to_vec(),
             previous: previous.map_or_else(Vec::new, |(pass, _)| pass.as_bytes().to_vec()),
             replaced_at_ms: previous.map_or(0, |(_, at)| since_epoch(*at)),
+            held_until_ms: self.held_until.map(since_epoch),
         };
         written.encode_to_vec()
     }
@@ -128,6 +136,7 @@ impl Record {
             attached: written.attached,
             pass: Verifier::from_bytes(&written.pass).ok_or_else(bad)?,
             previous: Verifier::from_bytes(&written.previous).map(|pass| (pass, replaced)),
+            held_until: written.held_until_ms.map(at).transpose()?,
         })
     }
 }
@@ -165,6 +174,7 @@ mod tests {
             attached: true,
             pass: verifier,
             previous: Some((self::verifier().1, ms(1_700_000_001_000))),
+            held_until: Some(ms(1_700_000_061_000)),
         };
         (pass, record)
     }
@@ -178,6 +188,7 @@ mod tests {
         assert!(!text.contains(pass.secret()), "the ticket stays here");
         let fresh = Record {
             previous: None,
+            held_until: None,
             attached: false,
             ..record
         };

@@ -65,7 +65,6 @@ impl Kept {
         }
         self.standing
             .send_modify(|standing| standing.grace = Some(grace));
-        self.tell_all(true);
     }
 
     pub(super) fn lost(&mut self) {
@@ -73,9 +72,10 @@ impl Kept {
         self.tell_all(false);
     }
 
-    /// Tells whether a binder is there and has everything.
-    fn tell_all(&self, connected: bool) {
-        let all = connected && !self.is_behind();
+    /// Tells whether a binder is there and has everything, if it `answered` what it
+    /// was told so far: what it did not read may be lost with the connection.
+    pub(super) fn tell_all(&self, answered: bool) {
+        let all = answered && !self.is_behind();
         self.standing
             .send_if_modified(|standing| std::mem::replace(&mut standing.has_all, all) != all);
     }
@@ -288,7 +288,6 @@ impl Link {
         if let Some(key) = self.kept.again.pop_front() {
             self.deposit(key, 0, None, channel).await?;
         }
-        self.kept.tell_all(true);
         Ok(())
     }
 
@@ -312,14 +311,15 @@ impl Link {
     pub(super) async fn not_kept(
         &mut self,
         key: String,
-        failure: &Failure,
+        failure: Failure,
+        reply: oneshot::Sender<Result<(), Failure>>,
         channel: &Channel,
     ) -> Result<(), Loss> {
         if self.kept.refuse(&key) {
             tracing::warn!(key, %failure, "not kept for a restart");
             metrics::not_kept();
         }
-        self.kept.tell_all(true);
+        let _ = reply.send(Err(failure));
         let (id, listener_id) = (self.next_id(), None);
         send(
             channel,

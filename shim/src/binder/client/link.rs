@@ -6,6 +6,7 @@ use super::{Order, Own, unavailable};
 use crate::binder::channel::{Channel, Packet};
 use crate::binder::wire::{self, WireError, answer, ask};
 use crate::sandbox::Watched;
+use crate::sentence::plain;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -28,15 +29,21 @@ const MAX_PENDING: usize = 32;
 /// to read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long it may take over what it is to keep, which needs no time: one that says
+/// nothing is frozen, and what is to be kept is noted for the next connection.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Loss {
-    #[error("{0}")]
+    #[error("{}", plain(.0))]
     Io(#[from] io::Error),
     #[error("it closed the connection")]
     Closed,
     #[error("it does not answer within {PATIENCE:?}")]
     Silent,
+    #[error("it has said nothing for {SILENCE:?}")]
+    Frozen,
     #[error("it broke the protocol: {0}")]
     Protocol(#[from] WireError),
     #[error("{0}")]
@@ -184,12 +191,20 @@ impl Link {
     /// Carries requests and answers until the connection is lost; ends without an
     /// error when nobody can ask any more.
     async fn talk(&mut self, channel: &Channel) -> Result<(), Loss> {
+        // Since when it owes an answer that takes no time, and says nothing.
+        let mut silent = None;
         loop {
+            let owes = self.pending.values().any(Pending::is_quick);
+            self.kept.tell_all(!owes);
+            silent = silent.filter(|_| owes).or(owes.then(Instant::now));
+            let frozen = silent.map_or_else(Instant::now, |since| since + SILENCE);
             tokio::select! {
                 packet = channel.receive() => {
+                    silent = None;
                     let packet = packet?.ok_or(Loss::Closed)?;
                     self.heed(packet, channel).await?;
                 }
+                () = sleep_until(frozen), if silent.is_some() => return Err(Loss::Frozen),
                 order = self.orders.recv(), if self.pending.len() < MAX_PENDING => match order {
                     Some(order) => self.carry_out(order, channel).await?,
                     None => return Ok(()),
@@ -265,7 +280,9 @@ impl Link {
             Outcome::Watch(sandbox, news) => self.watch(id, sandbox, news),
             // What the binder still has for it is not wanted.
             Outcome::Release => send(channel, id, ask::What::Release(wire::Nothing {})).await?,
-            Outcome::NotKept(key, failure) => self.not_kept(key, &failure, channel).await?,
+            Outcome::NotKept(key, failure, reply) => {
+                self.not_kept(key, failure, reply, channel).await?;
+            }
             Outcome::Taken(left, reply) => {
                 let kept = left
                     .iter()

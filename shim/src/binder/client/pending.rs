@@ -6,6 +6,7 @@ use crate::binder::wire::{self, WireError, answer, ask};
 use crate::binder::{BinderStatus, Bound, BoundSocket, Gone, Sandbox};
 use crate::netns::NamespaceId;
 use crate::sandbox::Watched;
+use crate::sentence::plain;
 use socket2::{Protocol, SockRef, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -57,8 +58,9 @@ pub(super) enum Outcome {
     Release,
     /// The binder keeps what was deposited under this key.
     Kept(String),
-    /// The binder does not keep what was deposited under this key.
-    NotKept(String, Failure),
+    /// The binder does not keep what was deposited under this key; whoever asked
+    /// is told when that is known here.
+    NotKept(String, Failure, oneshot::Sender<Result<(), Failure>>),
     /// All that was left, for whoever asked.
     Taken(
         Vec<(String, Content)>,
@@ -114,6 +116,11 @@ impl Pending {
         }
     }
 
+    /// Whether the binder answers it without doing anything else before.
+    pub(super) fn is_quick(&self) -> bool {
+        matches!(self, Self::Keep(..) | Self::Discard(_))
+    }
+
     /// The key under which this is being deposited, if it is.
     pub(super) fn kept(&self) -> Option<&str> {
         match self {
@@ -157,9 +164,7 @@ impl Pending {
         }
         match (self, what) {
             (Self::Keep(key, reply), answer::What::Failed(failed)) => {
-                let failure = Failure::from(failed);
-                drop(reply.send(Err(failure.clone())));
-                Ok(Outcome::NotKept(key, failure))
+                Ok(Outcome::NotKept(key, failed.into(), reply))
             }
             (Self::Keep(key, reply), answer::What::Kept(_)) => {
                 drop(reply.send(Ok(())));
@@ -318,9 +323,10 @@ pub(crate) fn listening(descriptor: OwnedFd, told: SocketAddr) -> Result<TcpList
         )));
     }
     let listener = TcpListener::from(descriptor);
-    listener
-        .set_nonblocking(true)
-        .map_err(|error| invalid(format!("a socket on {told} that cannot be used: {error}")))?;
+    listener.set_nonblocking(true).map_err(|error| {
+        let why = plain(&error);
+        invalid(format!("a socket on {told} that cannot be used: {why}"))
+    })?;
     Ok(listener)
 }
 

@@ -7,6 +7,7 @@ use crate::binder::wire::{self, WireError, answer, ask};
 use crate::binder::{BindRequest, Gone, SandboxTarget};
 use crate::limits::millis;
 use crate::sandbox::Watched;
+use crate::sentence::plain;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -37,7 +38,7 @@ pub(super) enum End {
     Version(u32),
     #[error("it broke the protocol: {0}")]
     Protocol(#[from] WireError),
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", plain(.0))]
     Broken(#[from] io::Error),
 }
 

@@ -4,23 +4,20 @@
 //! serve deposits copies of its listeners while it lives; a process that is
 //! killed has no last word. Nothing here knows what a record says.
 
-use super::Refusals;
+mod guest;
+
+pub(super) use guest::{Guest, Left};
+
 use crate::binder::Binder;
 use crate::binder::wire::{self, Socket};
 use crate::sandbox::Watched;
-use socket2::{SockRef, Type};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use sternline_api::{Failure, Reason};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
-
-/// How long a serve that comes waits for the one before to go.
-const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// What may be kept. Each is a flag of `sternline-shim binder`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +68,12 @@ struct Holding {
     entries: BTreeMap<String, Entry>,
     /// Ends what was left, when its time is over.
     expiry: Option<AbortOnDropHandle<()>>,
+    /// Which time it was left last.
+    leaving: u64,
+    /// When the owner came.
+    since: Option<Instant>,
+    /// The time that what was left has, while no owner has gone on with it.
+    until: Option<Instant>,
 }
 
 struct Entry {
@@ -80,22 +83,6 @@ struct Entry {
     watched: Option<Watched>,
     /// Waits until the sandbox is gone.
     _watch: Option<AbortOnDropHandle<()>>,
-}
-
-/// A connected serve. Dropped, it leaves behind what it has here.
-pub(super) struct Guest {
-    keeper: Arc<Keeper>,
-    id: u64,
-    name: Name,
-    instance: String,
-}
-
-/// What was kept under one key.
-pub(super) struct Left {
-    pub(super) key: String,
-    pub(super) sockets: Vec<(Socket, Arc<OwnedFd>)>,
-    pub(super) record: Vec<u8>,
-    pub(super) watched: Option<Watched>,
 }
 
 impl Keeper {
@@ -125,8 +112,7 @@ impl Keeper {
         if let Some(holding) = state.holdings.get_mut(&name)
             && holding.instance == hello.instance
         {
-            holding.owner = Some(id);
-            holding.expiry = None;
+            holding.own(id, &hello.instance);
             holding.entries.clear();
         }
         Some(Guest {
@@ -150,6 +136,7 @@ impl Keeper {
     /// A serve is gone.
     fn left(self: &Arc<Self>, name: &Name, id: u64) {
         let mut state = self.lock();
+        let leaving = state.next_id();
         let Some(holding) = state.holdings.get_mut(name) else {
             return;
         };
@@ -157,21 +144,22 @@ impl Keeper {
             return;
         }
         holding.owner = None;
+        holding.leaving = leaving;
         if holding.entries.is_empty() {
             state.holdings.remove(name);
         } else {
-            let grace = self.limits.grace;
+            let until = holding.leave(self.limits.grace);
             tracing::info!(
                 serve = name.1,
                 kept = holding.entries.len(),
-                ?grace,
+                grace = ?until.saturating_duration_since(Instant::now()),
                 "serve is gone, what it left is kept for the next"
             );
             let (keeper, name) = (Arc::downgrade(self), name.clone());
             let expire = async move {
-                sleep(grace).await;
+                sleep_until(until).await;
                 if let Some(keeper) = keeper.upgrade() {
-                    keeper.expire(&name);
+                    keeper.expire(&name, leaving);
                 }
             };
             holding.expiry = Some(AbortOnDropHandle::new(tokio::spawn(expire)));
@@ -180,10 +168,12 @@ impl Keeper {
         self.departures.send_replace(());
     }
 
-    fn expire(&self, name: &Name) {
+    /// The time is over of what was left then.
+    fn expire(&self, name: &Name, leaving: u64) {
         let mut state = self.lock();
-        // Taken a moment ago.
-        if state.holdings.get(name).is_none_or(|h| h.owner.is_some()) {
+        let is_it = |h: &Holding| h.owner.is_none() && h.leaving == leaving;
+        // Else it was taken a moment ago, and may have been left again.
+        if !state.holdings.get(name).is_some_and(is_it) {
             return;
         }
         let holding = state.holdings.remove(name).unwrap_or_default();
@@ -226,6 +216,26 @@ impl Keeper {
     }
 }
 
+impl Holding {
+    fn own(&mut self, id: u64, instance: &str) {
+        self.owner = Some(id);
+        instance.clone_into(&mut self.instance);
+        self.expiry = None;
+        self.since = Some(Instant::now());
+    }
+
+    /// How long it is kept from now on. One that took it, had nothing kept, and was
+    /// gone before the grace was over did not get to serve: starts that fail, one
+    /// after the other, do not lengthen the time.
+    fn leave(&mut self, grace: Duration) -> Instant {
+        let is_short = |since: Instant| since.elapsed() < grace;
+        let before = self.until.filter(|_| self.since.is_some_and(is_short));
+        let until = before.unwrap_or_else(|| Instant::now() + grace);
+        self.until = Some(until);
+        until
+    }
+}
+
 impl State {
     fn next_id(&mut self) -> u64 {
         self.next_id += 1;
@@ -237,168 +247,84 @@ impl State {
     }
 }
 
-impl Guest {
-    /// Keeps what was checked.
-    ///
-    /// # Errors
-    /// A limit, a descriptor that is no listening socket, or another serve.
-    pub(super) fn keep(
-        &self,
-        keep: wire::Keep,
-        watched: Option<Watched>,
-        descriptors: Vec<OwnedFd>,
-        refusals: &Refusals,
-    ) -> Result<(), Failure> {
-        if !descriptors.iter().all(listens) {
-            let message = "the binder keeps sockets that listen, and nothing else";
-            return Err(Failure::new(Reason::InvalidRequest, message));
-        }
-        let keeper = &self.keeper;
-        let limits = keeper.limits;
-        let mut state = keeper.lock();
-        let entries = state.entries().count();
-        let held: usize = state.entries().map(|entry| entry.sockets.len()).sum();
-        let id = state.next_id();
-        let holding = state.holdings.entry(self.name.clone()).or_default();
-        self.own(holding)?;
-        let is_new = !holding.entries.contains_key(&keep.key);
-        if is_new && entries >= limits.entries as usize {
-            let so_far = refusals.kept.fetch_add(1, Relaxed) + 1;
-            let most = limits.entries;
-            tracing::warn!(most, so_far, "something is not kept (--max-kept)");
-            return Err(full("--max-kept", most));
-        }
-        if held + descriptors.len() > limits.descriptors as usize {
-            let so_far = refusals.kept.fetch_add(1, Relaxed) + 1;
-            let most = limits.descriptors;
-            tracing::warn!(
-                most,
-                so_far,
-                "something is not kept (--max-kept-descriptors)"
-            );
-            return Err(full("--max-kept-descriptors", most));
-        }
-        let entry = holding.entries.entry(keep.key.clone());
-        let entry = entry.or_insert_with(|| Entry {
-            id,
-            sockets: Vec::new(),
-            record: None,
-            _watch: watched.clone().map(|watched| {
-                let (name, key) = (self.name.clone(), keep.key.clone());
-                keeper.watch(name, key, id, watched)
-            }),
-            watched,
-        });
-        let descriptors = descriptors.into_iter().map(Arc::new);
-        entry
-            .sockets
-            .extend(keep.sockets.into_iter().zip(descriptors));
-        if let Some(record) = keep.record {
-            entry.record = Some(record);
-        }
-        Ok(())
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binder::LocalBinder;
+    use crate::binder::server::Refusals;
+    use tokio::time::sleep;
 
-    /// Closes a part of what is kept. What is not there is closed already.
-    pub(super) fn discard(&self, discard: &wire::Discard) {
-        let mut state = self.keeper.lock();
-        let Some(holding) = state.holdings.get_mut(&self.name) else {
-            return;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn keeper() -> Arc<Keeper> {
+        let nowhere = "/nonexistent/netns".into();
+        let binder = LocalBinder::standalone(nowhere, false, SECOND).expect("a binder");
+        let limits = KeepLimits {
+            grace: SECOND * 10,
+            ..KeepLimits::default()
         };
-        if holding.owner != Some(self.id) {
-            return;
-        }
-        match discard.listener_id {
-            None => drop(holding.entries.remove(&discard.key)),
-            Some(id) => {
-                if let Some(entry) = holding.entries.get_mut(&discard.key) {
-                    entry.sockets.retain(|(socket, _)| socket.listener_id != id);
-                }
-            }
-        }
+        Keeper::new(limits, Arc::new(binder))
     }
 
-    /// Takes over what the serve before has left; waits a while for it to go. It
-    /// stays here, for the serve after this one.
-    ///
-    /// # Errors
-    /// The serve before does not go.
-    pub(super) async fn take(&self) -> Result<Vec<Left>, Failure> {
-        let mut departures = self.keeper.departures.subscribe();
-        let taken = timeout(HAND_OVER, async {
-            loop {
-                if let Some(left) = self.try_take() {
-                    return left;
-                }
-                // The sender is the keeper's own.
-                let _ = departures.changed().await;
-            }
-        });
-        taken.await.map_err(|_| self.elsewhere())
+    fn enter(keeper: &Arc<Keeper>, instance: u32) -> Guest {
+        let hello = wire::Hello {
+            name: "one".to_owned(),
+            instance: instance.to_string(),
+            ..wire::Hello::default()
+        };
+        keeper.enter(0, &hello).expect("kept")
     }
 
-    fn try_take(&self) -> Option<Vec<Left>> {
-        let mut state = self.keeper.lock();
-        let holding = state.holdings.entry(self.name.clone()).or_default();
-        if holding.owner.is_some_and(|owner| owner != self.id) {
-            return None;
+    fn keep(guest: &Guest) {
+        let keep = wire::Keep {
+            key: "s1".to_owned(),
+            record: Some(Vec::new()),
+            ..wire::Keep::default()
+        };
+        let kept = guest.keep(keep, None, Vec::new(), &Refusals::default());
+        kept.expect("there is room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_that_fail_do_not_lengthen_the_time() {
+        let keeper = keeper();
+        let taken = async |guest: &Guest| guest.take().await.expect("its turn").len();
+        keep(&enter(&keeper, 0));
+        for instance in 1..=3 {
+            sleep(SECOND * 3).await;
+            assert_eq!(taken(&enter(&keeper, instance)).await, 1, "{instance}");
         }
-        holding.owner = Some(self.id);
-        holding.instance.clone_from(&self.instance);
-        holding.expiry = None;
-        // What the serve before did not finish was never told anybody.
-        holding.entries.retain(|_, entry| entry.record.is_some());
-        let left = holding.entries.iter().map(|(key, entry)| Left {
-            key: key.clone(),
-            sockets: entry.sockets.clone(),
-            record: entry.record.clone().unwrap_or_default(),
-            watched: entry.watched.clone(),
-        });
-        Some(left.collect())
-    }
-
-    /// Makes a holding this serve's: what another left, and this one did not
-    /// take, is closed.
-    fn own(&self, holding: &mut Holding) -> Result<(), Failure> {
-        match holding.owner {
-            Some(owner) if owner == self.id => Ok(()),
-            Some(_) => Err(self.elsewhere()),
-            None => {
-                holding.owner = Some(self.id);
-                holding.instance.clone_from(&self.instance);
-                holding.expiry = None;
-                holding.entries.clear();
-                Ok(())
-            }
+        // This one goes on with it.
+        let next = enter(&keeper, 4);
+        assert_eq!(taken(&next).await, 1);
+        keep(&next);
+        drop(next);
+        sleep(SECOND * 9).await;
+        // This one serves, and has nothing to be kept meanwhile.
+        let long = enter(&keeper, 5);
+        assert_eq!(taken(&long).await, 1);
+        sleep(SECOND * 60).await;
+        drop(long);
+        for (instance, left) in [(6, 1), (7, 0)] {
+            sleep(SECOND * 6).await;
+            assert_eq!(taken(&enter(&keeper, instance)).await, left, "{instance}");
         }
     }
 
-    fn elsewhere(&self) -> Failure {
-        Failure::new(
-            Reason::PortInUse,
-            format!(
-                "another server with the socket {} is connected to the binder: stop it, then start this one",
-                self.name.1
-            ),
-        )
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_and_left_again_has_a_time_of_its_own() {
+        let keeper = keeper();
+        let name = (0, "one".to_owned());
+        keep(&enter(&keeper, 0));
+        let first = keeper.lock().holdings[&name].leaving;
+        let next = enter(&keeper, 1);
+        next.take().await.expect("its turn");
+        drop(next);
+        let second = keeper.lock().holdings[&name].leaving;
+        // A timer that could not be stopped any more.
+        keeper.expire(&name, first);
+        assert!(keeper.lock().holdings.contains_key(&name));
+        keeper.expire(&name, second);
+        assert!(!keeper.lock().holdings.contains_key(&name));
     }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.keeper.left(&self.name, self.id);
-    }
-}
-
-fn listens(descriptor: &OwnedFd) -> bool {
-    let socket = SockRef::from(descriptor);
-    let kind = socket.r#type().is_ok_and(|kind| kind == Type::STREAM);
-    kind && socket.is_listener().unwrap_or(false)
-}
-
-fn full(flag: &str, most: u32) -> Failure {
-    Failure::new(
-        Reason::SessionLimit,
-        format!("the binder keeps {most} for a restart, which is its limit ({flag})"),
-    )
 }

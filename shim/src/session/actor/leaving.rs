@@ -4,7 +4,7 @@ use super::end::CANCELLED;
 use super::{Actor, Turn};
 use crate::drain;
 use crate::session::Record;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use sternline_api::v1alpha1::control_message::Event;
 use sternline_api::{Failure, Reason};
 use tokio::time::timeout;
@@ -41,11 +41,13 @@ impl Actor {
         self.deposit.as_ref().and_then(|deposit| deposit.grace())
     }
 
-    /// Has the binder keep the session as it is now.
-    pub(super) async fn keep(&self) {
+    /// Has the binder keep the session as it is now: its client is there, or may
+    /// come back within `hold`.
+    pub(super) async fn keep(&self, hold: Option<Duration>) {
         let tickets = self.tickets.verifiers();
         if let (Some(deposit), Some((pass, previous))) = (&self.deposit, tickets) {
-            let record = Record::of(&self.session, pass, previous);
+            let held_until = hold.map(|hold| SystemTime::now() + hold);
+            let record = Record::of(&self.session, pass, previous, held_until);
             deposit.renew(record.encode()).await;
         }
     }

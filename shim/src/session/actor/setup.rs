@@ -138,7 +138,7 @@ impl Actor {
         let tickets = self.tickets.renew(kind, self.tunnels.len() < most);
         // Before the client has them: a serve that is killed in between must not
         // leave it with a ticket that its successor does not know.
-        self.keep().await;
+        self.keep(None).await;
         if let Some(stream) = ready.control {
             self.control = Some(control::run(ready.id, stream, &self.control_tasks));
             self.attached = true;
