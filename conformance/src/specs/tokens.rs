@@ -95,7 +95,7 @@ async fn expiry_frees(context: &Context) -> Step {
     let ttl = Duration::from_millis(context.limits().token_ttl_ms);
     for address in opened.addresses() {
         context
-            .freed(&pod, address, ttl + Duration::from_secs(2))
+            .freed(&pod, address, ttl + Duration::from_secs(5))
             .await?;
     }
     Ok(())
