@@ -12,6 +12,7 @@ use crate::settings::{
 use crate::stream::{
     Drained, Inbound, PROXY_STATUS, TunnelStream, drain, forwarded_for, proxy_status,
 };
+use crate::windows::{Open, Windows};
 use h2::RecvStream;
 use h2::ext::Protocol;
 use h2::server::{self, Connection, SendResponse};
@@ -34,6 +35,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Acceptor<IO> {
     connection: Connection<Heard<IO>, Chunk>,
     keepalive: Keepalive,
+    windows: Windows,
     settings: Arc<Settings>,
 }
 
@@ -57,10 +59,12 @@ where
     pub async fn handshake(io: IO, settings: &Settings) -> Result<Self, TunnelError> {
         let streams = settings.max_streams.saturating_add(1);
         let (io, heard) = Heard::new(io);
+        let settings = Arc::new(settings.clone());
+        let windows = Windows::new(Arc::clone(&settings));
         let handshake = server::Builder::new()
             .enable_connect_protocol()
             .max_concurrent_streams(streams)
-            .initial_window_size(settings.stream_window())
+            .initial_window_size(windows.offered())
             .initial_connection_window_size(settings.connection_window())
             .max_frame_size(MAX_CHUNK as u32)
             .max_header_list_size(MAX_HEADER_BYTES)
@@ -73,12 +77,13 @@ where
             .reset_stream_duration(RESET_REMEMBERED)
             .max_local_error_reset_streams(Some(MAX_STRAY_FRAMES))
             .handshake(io);
-        let mut connection = bounded(settings, "start HTTP/2", handshake).await??;
+        let mut connection = bounded(&settings, "start HTTP/2", handshake).await??;
         let keepalive = Keepalive::new(connection.ping_pong(), heard, settings.ping_interval);
         Ok(Self {
             connection,
             keepalive,
-            settings: Arc::new(settings.clone()),
+            windows,
+            settings,
         })
     }
 
@@ -92,6 +97,13 @@ where
             let accepted = poll_fn(|cx| {
                 if let Poll::Ready(dead) = self.keepalive.poll_dead(cx) {
                     return Poll::Ready(Err(dead));
+                }
+                let (heard, round_trip) = (self.keepalive.heard(), self.keepalive.round_trip());
+                if let Some(window) = self.windows.due(heard, round_trip)
+                    // Refused while the peer has not answered the last change.
+                    && self.connection.set_initial_window_size(window).is_ok()
+                {
+                    self.windows.set(window);
                 }
                 self.connection
                     .poll_accept(cx)
@@ -129,6 +141,7 @@ where
                 body,
                 respond,
                 queue: Queue::default(),
+                open: Open::new(self.windows.load()),
                 settings: Arc::clone(&self.settings),
             }))),
             Some(protocol) if protocol.as_str() == CONTROL_PROTOCOL => {
@@ -160,6 +173,7 @@ pub struct IncomingStream {
     body: RecvStream,
     respond: SendResponse<Chunk>,
     queue: Queue,
+    open: Open,
     settings: Arc<Settings>,
 }
 
@@ -224,6 +238,7 @@ impl IncomingStream {
             send,
             Inbound::Open(self.body),
             self.queue,
+            self.open,
             &self.settings,
         ))
     }

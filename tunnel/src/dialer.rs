@@ -9,6 +9,7 @@ use crate::settings::{
     MAX_CHUNK, MAX_HEADER_BYTES, MAX_STRAY_FRAMES, RESET_REMEMBERED, SMALL_FRAME_BUDGET, Settings,
 };
 use crate::stream::{Inbound, TunnelStream, forwarded};
+use crate::windows::{Load, Open, Windows};
 use h2::client::{self, Connection, SendRequest};
 use h2::ext::Protocol;
 use http::{Method, Request, header};
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 pub struct Dialer {
     requests: SendRequest<Chunk>,
     settings: Arc<Settings>,
+    load: Arc<Load>,
     /// Set while somebody waits for SETTINGS, and told when the driver ran and
     /// so may have read them.
     waiting: Arc<AtomicBool>,
@@ -43,6 +45,7 @@ pub struct Driver<IO> {
     // Holds no handle for requests, which would keep the tunnel open for ever.
     connection: Connection<Heard<IO>, Chunk>,
     keepalive: Keepalive,
+    windows: Windows,
     waiting: Arc<AtomicBool>,
     moved: watch::Sender<()>,
 }
@@ -71,9 +74,11 @@ impl Dialer {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let (io, heard) = Heard::new(io);
+        let windows = Windows::new(Arc::new(settings.clone()));
+        let load = Arc::clone(windows.load());
         let handshake = client::Builder::new()
             .enable_push(false)
-            .initial_window_size(settings.stream_window())
+            .initial_window_size(windows.offered())
             .initial_connection_window_size(settings.connection_window())
             .max_frame_size(MAX_CHUNK as u32)
             .max_header_list_size(MAX_HEADER_BYTES)
@@ -90,12 +95,14 @@ impl Dialer {
         let driver = Driver {
             connection,
             keepalive,
+            windows,
             waiting: Arc::clone(&waiting),
             moved: tx,
         };
         let dialer = Self {
             requests,
             settings: Arc::new(settings.clone()),
+            load,
             waiting,
             moved,
         };
@@ -145,11 +152,14 @@ impl Dialer {
             // An IP address and a number always make a request.
             .map_err(|error| TunnelError::Control(error.to_string()))?;
         let mut requests = self.ready().await?;
+        // Counted first, so that the peer is told before it can answer.
+        let open = Open::new(&self.load);
         let (response, send) = requests.send_request(request, false)?;
         Ok(TunnelStream::new(
             send,
             Inbound::Awaiting(response),
             Queue::default(),
+            open,
             &self.settings,
         ))
     }
@@ -176,6 +186,13 @@ where
         let this = self.get_mut();
         if let Poll::Ready(dead) = this.keepalive.poll_dead(cx) {
             return Poll::Ready(Err(dead));
+        }
+        let (heard, round_trip) = (this.keepalive.heard(), this.keepalive.round_trip());
+        if let Some(window) = this.windows.due(heard, round_trip)
+            // Refused while the peer has not answered the last change.
+            && this.connection.set_initial_window_size(window).is_ok()
+        {
+            this.windows.set(window);
         }
         let polled = Pin::new(&mut this.connection).poll(cx);
         // Told only to those who wait: this runs for every few frames.

@@ -1,13 +1,14 @@
 //! PING both ways: notices a peer that vanished without a word.
 
 use crate::TunnelError;
+use bytes::BytesMut;
 use h2::{Ping, PingPong};
 use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +18,13 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Intervals that a peer may be silent for before the next one counts it dead.
 const MISSED: u32 = 2;
 
+/// What is read while nothing can be written, in bytes: more than HTTP/2 keeps of
+/// its own, so that the other end's answer gets through.
+const AHEAD: usize = 64 * 1024;
+
+/// As much at a time.
+const READ: usize = 4 * 1024;
+
 /// What happened to the byte stream since the last tick.
 #[derive(Debug, Default)]
 pub(crate) struct Life {
@@ -25,6 +33,8 @@ pub(crate) struct Life {
     heard: AtomicBool,
     /// It took no more bytes at some time.
     full: AtomicBool,
+    /// Bytes that came, since the beginning.
+    bytes: AtomicU64,
 }
 
 pub(crate) struct Keepalive {
@@ -33,16 +43,65 @@ pub(crate) struct Keepalive {
     interval: Duration,
     timer: Pin<Box<Sleep>>,
     silent: u32,
+    /// When the PING was sent that is on its way.
+    asked: Option<Instant>,
+    round_trips: RoundTrips,
+}
+
+/// The last round trips. The shortest is the link's own; in the others PINGs
+/// waited behind data.
+#[derive(Debug, Default)]
+struct RoundTrips {
+    seen: [Option<Duration>; 8],
+    next: usize,
+}
+
+impl RoundTrips {
+    fn add(&mut self, span: Duration) {
+        self.seen[self.next] = Some(span);
+        self.next = (self.next + 1) % self.seen.len();
+    }
+
+    fn shortest(&self) -> Option<Duration> {
+        self.seen.iter().flatten().min().copied()
+    }
 }
 
 impl Keepalive {
     pub(crate) fn new(pings: Option<PingPong>, life: Arc<Life>, interval: Duration) -> Self {
-        Self {
+        let mut this = Self {
             pings,
             life,
             interval,
             timer: Box::pin(sleep(interval)),
             silent: 0,
+            asked: None,
+            round_trips: RoundTrips::default(),
+        };
+        // How long the link is should be known before it is busy.
+        this.ask();
+        this
+    }
+
+    /// Bytes that came so far.
+    pub(crate) fn heard(&self) -> u64 {
+        self.life.bytes.load(Relaxed)
+    }
+
+    /// How long a PING and its answer take on a link that is not busy, if one was
+    /// answered yet.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trips.shortest()
+    }
+
+    fn ask(&mut self) {
+        // Refused only while one is on its way, which will do.
+        let sent = self
+            .pings
+            .as_mut()
+            .map(|pings| pings.send_ping(Ping::opaque()));
+        if matches!(sent, Some(Ok(()))) {
+            self.asked = Some(Instant::now());
         }
     }
 
@@ -53,7 +112,11 @@ impl Keepalive {
         };
         // Taken, so that the next PING may go. An error is the connection's,
         // which reports it itself.
-        let _ = pings.poll_pong(cx);
+        if let Poll::Ready(Ok(_)) = pings.poll_pong(cx)
+            && let Some(asked) = self.asked.take()
+        {
+            self.round_trips.add(asked.elapsed());
+        }
         while self.timer.as_mut().poll(cx).is_ready() {
             self.timer.as_mut().reset(Instant::now() + self.interval);
             let heard = self.life.heard.swap(false, Relaxed);
@@ -65,12 +128,9 @@ impl Keepalive {
                 return Poll::Ready(TunnelError::PeerSilent(self.interval * MISSED));
             }
             self.silent += 1;
-            // Before it can write a PING or the answer to one, HTTP/2 reads nothing.
-            // With both directions full and a PING each way neither end would read
-            // again; and who is heard of needs none.
+            // Who is heard of needs none while there is no room for it.
             if !(heard && full) {
-                // Refused only while one is on its way, which will do.
-                let _ = pings.send_ping(Ping::opaque());
+                self.ask();
             }
         }
         Poll::Pending
@@ -78,28 +138,48 @@ impl Keepalive {
 }
 
 /// A byte stream that notes when it was heard of: bytes came, or it took bytes
-/// again after it was full, which needs a peer that reads. While a large frame
-/// crawls over a slow link HTTP/2 reads nothing, and so hears nothing either.
+/// again after it was full, which needs a peer that reads.
+///
+/// While it takes no more, it is read from: before HTTP/2 can write an answer to
+/// SETTINGS or to a PING it reads nothing, and with both directions full and an
+/// answer due at each end neither would read again.
 #[derive(Debug)]
 pub(crate) struct Heard<IO> {
     io: IO,
     life: Arc<Life>,
     full: bool,
+    /// What was read meanwhile.
+    ahead: BytesMut,
+    /// What reading meanwhile came to.
+    failed: Option<io::Error>,
 }
 
 impl<IO> Heard<IO> {
     pub(crate) fn new(io: IO) -> (Self, Arc<Life>) {
         let life = Arc::new(Life::default());
         let noted = Arc::clone(&life);
-        let full = false;
-        (Self { io, life, full }, noted)
+        let heard = Self {
+            io,
+            life,
+            full: false,
+            ahead: BytesMut::new(),
+            failed: None,
+        };
+        (heard, noted)
     }
+}
 
-    fn note(&mut self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+impl<IO: AsyncRead + Unpin> Heard<IO> {
+    fn note(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         match &wrote {
             Poll::Pending => {
                 self.full = true;
                 self.life.full.store(true, Relaxed);
+                self.read_ahead(cx);
             }
             Poll::Ready(Ok(1..)) if self.full => {
                 self.full = false;
@@ -109,6 +189,34 @@ impl<IO> Heard<IO> {
         }
         wrote
     }
+
+    fn read_ahead(&mut self, cx: &mut Context<'_>) {
+        let before = self.ahead.len();
+        while self.ahead.len() < AHEAD && self.failed.is_none() {
+            let mut block = [0; READ];
+            let mut buf = ReadBuf::new(&mut block);
+            let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
+            let filled = buf.filled();
+            match read {
+                Poll::Ready(Ok(())) if !filled.is_empty() => {
+                    self.came(filled.len());
+                    self.ahead.extend_from_slice(filled);
+                }
+                Poll::Ready(Err(error)) => self.failed = Some(error),
+                // Its end is met again by whoever reads next.
+                Poll::Ready(Ok(())) | Poll::Pending => break,
+            }
+        }
+        if self.ahead.len() > before || self.failed.is_some() {
+            // Nobody else wakes for it.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn came(&self, bytes: usize) {
+        self.life.heard.store(true, Relaxed);
+        self.life.bytes.fetch_add(bytes as u64, Relaxed);
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Heard<IO> {
@@ -117,23 +225,36 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Heard<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let most = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(most));
+            if self.ahead.is_empty() {
+                // It is needed seldom.
+                self.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.life.heard.store(true, Relaxed);
+        let came = buf.filled().len() - before;
+        if came > 0 {
+            self.came(came);
         }
         Poll::Ready(read)
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.note(wrote)
+        self.note(cx, wrote)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -150,7 +271,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.note(wrote)
+        self.note(cx, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -31,6 +31,7 @@ mod queue;
 mod settings;
 mod socket;
 mod stream;
+mod windows;
 
 pub use acceptor::{Acceptor, Incoming, IncomingStream};
 pub use control::{ControlReceiver, ControlSender, ControlStream};

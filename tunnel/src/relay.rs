@@ -132,6 +132,7 @@ pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOp
         mut send,
         inbound,
         queue,
+        open,
         send_buffer,
         answer_timeout,
     } = stream;
@@ -149,7 +150,7 @@ pub async fn relay<S: Socket>(socket: S, stream: TunnelStream, options: &RelayOp
         let mut down = pin!(down::pump(
             socket,
             inbound,
-            queue,
+            (queue, open),
             answer_timeout,
             &progress,
             options

@@ -15,8 +15,15 @@ pub(crate) const MAX_FRAMES_IN_FLIGHT: usize = 16;
 /// room for it.
 const MIN_WINDOW: u64 = 4 * 1024;
 
-/// A window above this lets one stream queue more than the link needs.
-const MAX_WINDOW: u64 = 1024 * 1024;
+/// Most of a window that is a stream's own however many there are.
+const MAX_OWN_WINDOW: u64 = 1024 * 1024;
+
+/// A window above this is of no use: 160 MB/s over a round trip of 100 ms.
+const MAX_WINDOW: u64 = 16 * 1024 * 1024;
+
+/// Windows are shared out as if at least so many streams were open: a second one
+/// may come before the peer knows.
+const FEW: u32 = 2;
 
 /// How long a stream that we reset is remembered: what the peer sent before it
 /// learnt of the reset is then passed over.
@@ -48,6 +55,10 @@ pub struct Settings {
     pub max_streams: u32,
     /// Bytes that a session may hold in buffers, in both directions together.
     pub buffer_bytes: u64,
+    /// Bytes of one stream that may be sent before they are read while nothing is
+    /// known of the link, if [`Settings::buffer_bytes`] allow it to all streams. Over a
+    /// fast or a long link it becomes more.
+    pub first_window: u32,
     /// Time between two PINGs. A peer of which not a byte is heard for two of them
     /// is dead, so a dead one is noticed within three.
     pub ping_interval: Duration,
@@ -63,6 +74,8 @@ impl Default for Settings {
         Self {
             max_streams: 256,
             buffer_bytes: 64 * 1024 * 1024,
+            // What HTTP/2 begins with, too (RFC 9113, section 6.9.2).
+            first_window: 64 * 1024,
             ping_interval: Duration::from_secs(15),
             dial_timeout: Duration::from_secs(10),
             idle_timeout: None,
@@ -92,6 +105,7 @@ impl Settings {
         Self {
             max_streams,
             buffer_bytes: buffer_bytes.max(Self::min_buffer_bytes(max_streams)),
+            first_window: default.first_window,
             ping_interval: millis(
                 limits.ping_interval_ms,
                 default.ping_interval,
@@ -115,18 +129,39 @@ impl Settings {
         (u64::from(max_streams) + 1) * MIN_WINDOW * 4 / 3
     }
 
-    /// Bytes of one stream that the peer may send before they are read. The
-    /// windows of all streams together fit the connection's, so that a stream
-    /// which nobody reads cannot use up what its neighbours need.
-    pub(crate) fn stream_window(&self) -> u32 {
-        let window = (self.share() / 4 * 3).clamp(MIN_WINDOW, MAX_WINDOW);
+    /// Bytes that any stream may send before they are read, however many there
+    /// are and whatever the others do.
+    pub(crate) fn own_window(&self) -> u32 {
+        let window = (self.share() / 8 * 3).clamp(MIN_WINDOW, MAX_OWN_WINDOW);
         u32::try_from(window).unwrap_or(u32::MAX >> 1)
     }
 
+    /// Bytes that windows may have on top, all together.
+    pub(crate) fn growth(&self) -> u64 {
+        let streams = u64::from(self.max_streams) + 1;
+        let own = u64::from(self.own_window()) * streams;
+        (self.buffer_bytes / 4 * 3).saturating_sub(own)
+    }
+
+    /// The largest window while so many streams are `open` and so many bytes that
+    /// came are `held`. The windows of all that are open fit the budget.
+    pub(crate) fn window(&self, open: u32, held: u64) -> u32 {
+        // In steps, so that it changes seldom.
+        let sharers = open.max(FEW).checked_next_power_of_two();
+        let sharers = u64::from(sharers.unwrap_or(u32::MAX));
+        let growth = self.growth();
+        let left = 4 - (held.min(growth) * 4).div_ceil(growth.max(1)).min(4);
+        let window = u64::from(self.own_window()) + growth / 4 * left / sharers;
+        u32::try_from(window.min(MAX_WINDOW)).unwrap_or(u32::MAX >> 1)
+    }
+
     /// Bytes that all streams may send before they are read (RFC 9113, section
-    /// 6.9.1: at most 2^31-1).
+    /// 6.9.1: at most 2^31-1). It never decides: what is on its way while windows
+    /// shrink may come on top of them, and a stream which nobody reads must not use
+    /// up what its neighbours need. Memory is bounded by the budget.
     pub(crate) fn connection_window(&self) -> u32 {
-        let all = u64::from(self.stream_window()) * (u64::from(self.max_streams) + 1);
+        let own = u64::from(self.own_window()) * (u64::from(self.max_streams) + 1);
+        let all = (own + self.growth()).saturating_mul(2);
         u32::try_from(all.min(0x7fff_ffff)).unwrap_or(0x7fff_ffff)
     }
 
@@ -154,7 +189,9 @@ mod tests {
     #[test]
     fn the_defaults_give_each_stream_a_useful_window() {
         let settings = Settings::default();
-        assert!(settings.stream_window() > 180 * 1024);
+        assert!(settings.window(settings.max_streams, 0) > 180 * 1024);
+        assert!(settings.window(1, 0) > 12 * 1024 * 1024);
+        assert!(settings.own_window() > 90 * 1024);
         assert!(settings.send_buffer() >= MAX_CHUNK);
     }
 
@@ -163,14 +200,24 @@ mod tests {
         fn all_windows_and_send_buffers_fit_the_budget(
             max_streams in 1_u32..=65_536,
             extra in 0_u64..(1 << 30),
+            open in 1_u32..=65_536,
+            held in 0_u64..(1 << 30),
         ) {
             let buffer_bytes = Settings::min_buffer_bytes(max_streams) + extra;
             let settings = Settings { max_streams, buffer_bytes, ..Settings::default() };
             let streams = u64::from(max_streams) + 1;
-            let each = u64::from(settings.stream_window()) + settings.send_buffer() as u64;
-            prop_assert!(each * streams <= buffer_bytes, "{each} * {streams} > {buffer_bytes}");
-            let all = u64::from(settings.stream_window()) * streams;
-            prop_assert!(all <= u64::from(settings.connection_window()) || all > 0x7fff_ffff);
+            let own = u64::from(settings.own_window()) + settings.send_buffer() as u64;
+            let all = own * streams + settings.growth();
+            prop_assert!(all <= buffer_bytes, "{all} > {buffer_bytes}");
+            let open = open.min(max_streams + 1);
+            let windows = u64::from(settings.window(open, 0)) * u64::from(open);
+            let bound = u64::from(settings.own_window()) * streams + settings.growth();
+            prop_assert!(windows <= bound, "{windows} > {bound}");
+            prop_assert!(bound <= u64::from(settings.connection_window()) || bound > 0x7fff_ffff);
+            let under_load = settings.window(open, held);
+            prop_assert!((settings.own_window()..=settings.window(open, 0)).contains(&under_load));
+            let full = settings.window(open, settings.growth());
+            prop_assert_eq!(full, settings.own_window());
         }
 
         #[test]

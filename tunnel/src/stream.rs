@@ -3,6 +3,7 @@
 use crate::chunk::Chunk;
 use crate::queue::Queue;
 use crate::settings::Settings;
+use crate::windows::Open;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, StatusCode};
@@ -19,6 +20,7 @@ pub struct TunnelStream {
     pub(crate) inbound: Inbound,
     /// What came before anyone could take it.
     pub(crate) queue: Queue,
+    pub(crate) open: Open,
     pub(crate) send_buffer: usize,
     pub(crate) answer_timeout: Duration,
 }
@@ -35,12 +37,14 @@ impl TunnelStream {
         send: SendStream<Chunk>,
         inbound: Inbound,
         queue: Queue,
+        open: Open,
         settings: &Settings,
     ) -> Self {
         Self {
             send,
             inbound,
             queue,
+            open,
             send_buffer: settings.send_buffer(),
             // The workstation answers within its dial time-out; the rest is for
             // the way there and back.

@@ -5,6 +5,7 @@ use crate::budget::Charge;
 use crate::queue::{MAX_SLICES, Queue};
 use crate::socket::Socket;
 use crate::stream::{Drained, Inbound, drain, refusal};
+use crate::windows::Open;
 use h2::RecvStream;
 use http::StatusCode;
 use std::future::{Future as _, poll_fn};
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 pub(super) async fn pump<S: Socket>(
     socket: &S,
     inbound: Inbound,
-    queue: Queue,
+    (queue, open_stream): (Queue, Open),
     answer_timeout: Duration,
     progress: &Progress,
     options: &RelayOptions,
@@ -31,6 +32,7 @@ pub(super) async fn pump<S: Socket>(
         socket,
         recv: recv?,
         queue,
+        open: open_stream,
         ended: false,
         charge: None,
         progress,
@@ -57,6 +59,8 @@ struct Copy<'a, S> {
     socket: &'a S,
     recv: RecvStream,
     queue: Queue,
+    /// Tells the tunnel what stays in it.
+    open: Open,
     /// END_STREAM came.
     ended: bool,
     /// Pays for what stays in the queue.
@@ -112,8 +116,8 @@ impl<S: Socket> Copy<'_, S> {
         match written {
             Ok(written) => {
                 self.queue.advance(written);
-                if self.queue.is_empty() {
-                    self.charge = None;
+                if self.queue.is_empty() && self.charge.take().is_some() {
+                    self.open.holds(0);
                 }
                 self.progress.to_socket.fetch_add(written as u64, Relaxed);
                 self.options.traffic.add_to_socket(written);
@@ -134,6 +138,7 @@ impl<S: Socket> Copy<'_, S> {
     /// Charges the budget for what the socket did not take.
     fn pay(&mut self) -> Result<(), End> {
         let due = self.queue.len();
+        self.open.holds(due);
         let paid = match &mut self.charge {
             None => {
                 self.charge = self.options.budget.try_charge(due);

@@ -1,11 +1,13 @@
 //! Windows: what may be sent, what is given back, and who waits for whom.
 
 use crate::support::{
-    PLENTY, Raw, Side, WINDOW, incoming, kind, pattern, request, settings, settle, soon, tunnel,
-    unix_pair, until,
+    PLENTY, Raw, Side, WINDOW, incoming, kind, long_link, pattern, request, settings, settle, soon,
+    tunnel, tunnel_over, unix_pair, until,
 };
+use std::time::Duration;
 use sternline_tunnel::{Dialer, End, Settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep};
 
 #[tokio::test]
 async fn data_comes_before_the_answer_and_keeps_to_the_window() {
@@ -87,7 +89,8 @@ async fn a_stream_with_nothing_to_send_holds_no_window() {
     assert_eq!(got, 1_000, "the first stream keeps what it cannot use");
 }
 
-#[tokio::test]
+/// In time that stands still, so that the link is short and its window small.
+#[tokio::test(start_paused = true)]
 async fn a_reader_that_stalls_stalls_itself_alone() {
     let mut tunnel = tunnel(&settings()).await;
     let mut stalled = tunnel.unix().await;
@@ -170,7 +173,8 @@ async fn however_many_stall_the_last_one_goes_on() {
     tunnel.assert_nothing_held().await;
 }
 
-#[tokio::test]
+/// In time that stands still, for the same reason.
+#[tokio::test(start_paused = true)]
 async fn window_comes_back_only_for_what_the_socket_took() {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut raw = Raw::client(far).await;
@@ -218,4 +222,47 @@ async fn window_comes_back_only_for_what_the_socket_took() {
         .await;
     assert!(update.number() > 0);
     assert_eq!(side.process.used(), 0);
+}
+
+/// 20 ms there and 20 back, as fast as it likes: what is on its way in 40 ms is
+/// what a window must hold.
+#[tokio::test(start_paused = true)]
+async fn one_stream_fills_a_long_link_and_a_stalled_one_gives_it_back() {
+    let defaults = Settings::default();
+    let first = u64::from(defaults.first_window);
+    let (node, client, link) = long_link(Duration::from_millis(20));
+    let mut tunnel = tunnel_over(node, client, &defaults).await;
+    let mut bulk = tunnel.unix().await;
+    let pod = tokio::spawn(async move {
+        let block = vec![0; 64 * 1024];
+        while bulk.pod.write_all(&block).await.is_ok() {}
+    });
+    let mut got = vec![0; 1 << 20];
+    let begun = Instant::now();
+    let mut after = Vec::new();
+    for _ in 0..64 {
+        bulk.target.read_exact(&mut got).await.unwrap();
+        after.push(begun.elapsed());
+    }
+    // With the first window each 64 KiB would take a round trip.
+    let rate = |from: usize| {
+        let took = after[63] - after[from];
+        ((63 - from) << 20) as f64 / took.as_secs_f64()
+    };
+    let first_rate = first as f64 / 0.040;
+    assert!(rate(32) > first_rate * 32.0, "{} B/s", rate(32));
+
+    // Nobody reads any more: it stalls, within the budget.
+    settle().await;
+    sleep(Duration::from_secs(2)).await;
+    let held = tunnel.client.process.used();
+    assert!(held > first * 16, "the window was used: {held}");
+    assert!(held < defaults.buffer_bytes / 2, "{held}");
+    let on_the_way = link.bytes();
+    tunnel.assert_alive().await;
+    assert!(
+        link.bytes() - on_the_way < first,
+        "the stalled one stays so"
+    );
+    pod.abort();
 }

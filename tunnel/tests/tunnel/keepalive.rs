@@ -83,7 +83,8 @@ async fn a_cut_in_the_middle_of_a_transfer_is_noticed() {
 /// bytes keep coming.
 #[tokio::test(start_paused = true)]
 async fn a_busy_link_is_not_a_dead_one() {
-    let (node, client, _link) = link(4 << 20, Some(16 * 1024));
+    // Half a minute of it may be on its way, more than any kernel or router keeps.
+    let (node, client, _link) = link(512 * 1024, Some(16 * 1024));
     let mut tunnel = tunnel_over(node, client, &settings()).await;
     let mut forwards = Vec::new();
     for _ in 0..64 {

@@ -16,6 +16,7 @@ const BURST: usize = 50_000;
 fn wide() -> Settings {
     Settings {
         max_streams: 8,
+        first_window: 1 << 20,
         ..Settings::default()
     }
 }

@@ -3,7 +3,7 @@
 mod link;
 mod raw;
 
-pub(crate) use link::link;
+pub(crate) use link::{link, long_link};
 pub(crate) use raw::{Raw, kind};
 
 use std::future::Future;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// A stream's window under [`settings`], in bytes.
+/// A stream's window under [`settings`], in bytes: over a short link.
 pub(crate) const WINDOW: u64 = 48 * 1024;
 
 /// Small windows, so that limits are reached soon: see [`WINDOW`].
@@ -29,6 +29,7 @@ pub(crate) fn settings() -> Settings {
     Settings {
         max_streams: 127,
         buffer_bytes: 128 * 64 * 1024,
+        first_window: WINDOW as u32,
         ..Settings::default()
     }
 }

@@ -1,9 +1,11 @@
 //! A link between two pipes that can be slow, or cut without a word.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// A link that carries bytes until it is cut. Neither end sees the cut.
 pub(crate) struct Link {
@@ -55,4 +57,54 @@ async fn carry(
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// Bytes that a [`long_link`] took from both ends.
+pub(crate) struct Taken(Arc<AtomicU64>);
+
+impl Taken {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Two ends between which bytes take `delay` each way, however many there are.
+pub(crate) fn long_link(delay: Duration) -> (DuplexStream, DuplexStream, Taken) {
+    let (a, a_far) = tokio::io::duplex(64 * 1024);
+    let (b, b_far) = tokio::io::duplex(64 * 1024);
+    let taken = Arc::new(AtomicU64::new(0));
+    let (a_read, a_write) = tokio::io::split(a_far);
+    let (b_read, b_write) = tokio::io::split(b_far);
+    delayed(a_read, b_write, delay, &taken);
+    delayed(b_read, a_write, delay, &taken);
+    (a, b, Taken(taken))
+}
+
+fn delayed(
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+    delay: Duration,
+    taken: &Arc<AtomicU64>,
+) {
+    let (tx, mut rx) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let taken = Arc::clone(taken);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            taken.fetch_add(read as u64, Relaxed);
+            let due = Instant::now() + delay;
+            if tx.send((due, buffer[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some((due, bytes)) = rx.recv().await {
+            sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    });
 }
