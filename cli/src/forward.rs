@@ -95,7 +95,8 @@ pub async fn run(plan: Plan, server: Server, trust: Trust, output: Output, held:
         connections: Arc::new(connections),
     };
     let result = match Interrupts::open(&held, output.clone()) {
-        Ok(mut interrupts) => forward.run(&server, &mut interrupts, &output).await,
+        // A tunnel is large, and there is one.
+        Ok(mut interrupts) => Box::pin(forward.run(&server, &mut interrupts, &output)).await,
         Err(error) => Err(Fault::new(
             exit::OTHER,
             format!("cannot listen for signals: {error}"),

@@ -28,6 +28,10 @@ const HEADROOM: u128 = 3;
 /// Shortest time that a rate is taken over.
 const SAMPLE: Duration = Duration::from_millis(2);
 
+/// Fewer bytes since the last look say nothing of the link, and looking at the clock
+/// has its price.
+const LEAST: u64 = 16 * 1024;
+
 /// After it had to shrink the window does not grow for so long: streams that come
 /// and go would change it all the time.
 const REST: Duration = Duration::from_secs(1);
@@ -121,7 +125,7 @@ impl Windows {
         if most < self.offered {
             return Some(most);
         }
-        if heard == self.sample.1 {
+        if heard - self.sample.1 < LEAST {
             return None;
         }
         let now = Instant::now();
@@ -216,9 +220,9 @@ mod tests {
         assert!(u64::from(shared) * 256 <= budget, "{shared}");
         drop(streams);
         let heard = windows.sample.1;
-        assert_eq!(windows.due(heard + 1, Some(MS)), None, "not at once");
+        assert_eq!(windows.due(heard + LEAST, Some(MS)), None, "not at once");
         advance(REST).await;
-        assert_eq!(windows.due(heard + 2, Some(MS)), Some(alone));
+        assert_eq!(windows.due(heard + LEAST * 2, Some(MS)), Some(alone));
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,7 +248,7 @@ mod tests {
         let heard = windows.sample.1;
         for more in 0..100 {
             advance(MS * 100).await;
-            assert_eq!(windows.due(heard + more, Some(MS * 40)), None);
+            assert_eq!(windows.due(heard + more * LEAST, Some(MS * 40)), None);
         }
     }
 }
