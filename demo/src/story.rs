@@ -35,6 +35,8 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
     end_with_supervisor(dir.to_owned());
     let result = tell(dir);
     the_end_is_mine();
+    // The supervisor may be gone, and with it the other who would.
+    remove_all(dir);
     result
 }
 
@@ -213,18 +215,24 @@ fn end_with_supervisor(dir: PathBuf) {
         let mut byte = [0];
         while matches!(std::io::stdin().read(&mut byte), Ok(1)) {}
         the_end_is_mine();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            sandbox::remove(&netns_path(&dir));
-            // Fails where a program that still starts puts a file there in the
-            // meantime; once the directory is gone, none can.
-            let _ = fs::remove_dir_all(&dir);
-            if !dir.exists() || Instant::now() > deadline {
-                std::process::exit(1);
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
+        remove_all(&dir);
+        std::process::exit(1);
     });
+}
+
+/// Removes everything that the story made.
+fn remove_all(dir: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        sandbox::remove(&netns_path(dir));
+        // Fails where a program that still starts puts a file there in the
+        // meantime; once the directory is gone, none can.
+        let _ = fs::remove_dir_all(dir);
+        if !dir.exists() || Instant::now() > deadline {
+            return;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn step(what: &str) -> Result<()> {

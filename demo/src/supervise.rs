@@ -79,7 +79,13 @@ async fn supervise() -> Result<ExitCode> {
         .context("the processes of the demo did not end")??;
     drop(alive);
     sandbox::remove(&story::netns_path(dir.path()));
-    dir.close().context("removing the scratch directory")?;
+    match dir.close() {
+        // The story removes it, too, at its end.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context("removing the scratch directory");
+        }
+        _ => {}
+    }
     Ok(ExitCode::from(code))
 }
 
