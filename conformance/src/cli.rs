@@ -13,7 +13,7 @@ use crate::{
     wire::tls::TlsSettings,
 };
 pub(crate) use arguments::Cli;
-use arguments::configure;
+use arguments::{check, configure};
 use clap::Parser as _;
 use files::Files;
 use std::{
@@ -63,6 +63,7 @@ async fn run(mut cli: Cli, out: &mut (impl Write + Send)) -> Code {
     if let Some(file) = cli.config.clone() {
         configure(&mut cli, &file).map_err(|message| (USAGE, message))?;
     }
+    check(&cli).map_err(|message| (USAGE, message))?;
     let seed = cli.seed.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.map_or(1, |now| u64::from(now.subsec_nanos()))

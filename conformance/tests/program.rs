@@ -44,3 +44,20 @@ fn a_report_that_cannot_be_written_is_noticed_first() {
     );
     fs::remove_file(&file).expect("ours");
 }
+
+#[test]
+fn the_authorities_of_a_certificate_may_be_in_the_file() {
+    let dir = std::env::temp_dir().join(format!("sternline-config-{}", std::process::id()));
+    fs::create_dir(&dir).expect("a directory");
+    let [config, none] = ["config", "none"].map(|name| dir.join(name));
+    fs::write(&config, "tls-ca: ca.pem\n").expect("a file");
+    fs::write(&none, "").expect("a file");
+    let [config, none] = [&config, &none].map(|path| path.to_str().expect("plain letters"));
+    let flags = ["--tls-cert", "own.pem", "--tls-key", "own.key"];
+    refused(&flags, 2, "--tls-ca");
+    refused(&[&flags[..], &["--config", none]].concat(), 2, "--tls-ca");
+    // It goes on as far as the endpoint, which is not there.
+    let output = conformance(&[&flags[..], &["--config", config]].concat());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    fs::remove_dir_all(&dir).expect("ours");
+}

@@ -61,7 +61,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE")]
     pub(super) tls_ca: Option<PathBuf>,
     /// The suite's own certificate (PEM), for a streaming endpoint that asks
-    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(super) tls_cert: Option<PathBuf>,
     /// Its key
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
@@ -145,4 +145,12 @@ pub(super) fn configure(cli: &mut Cli, file: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What goes with what, wherever it was set.
+pub(super) fn check(cli: &Cli) -> Result<(), String> {
+    match (&cli.tls_cert, &cli.tls_ca) {
+        (Some(_), None) => Err("--tls-cert goes with --tls-ca, also from the file".into()),
+        _ => Ok(()),
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     verdict::{Step, check, skip, within},
     wire::stream::Stream,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -136,12 +136,14 @@ async fn opens_none(context: &Context) -> Step {
         let forward = &open.forward;
         let mut late = forward.pod.connect(forward.address).await?;
         context.step("another connection was made");
-        let shared = &forward.tunnel.shared;
+        let shared = Arc::clone(&forward.tunnel.shared);
         let wait = Duration::from_millis(300);
         let came = shared.wait_for(wait, "", |state| state.requests.pop_front());
         let came = came.await.is_ok();
         check(!came, "no CONNECT for it", "a CONNECT")?;
         open.end().await?;
+        let came = !shared.lock().requests.is_empty();
+        check(!came, "no CONNECT for it until the end", "a CONNECT")?;
         pod::reset(&mut late, context.patience).await
     };
     draining(context, during).await
