@@ -63,7 +63,7 @@ impl UnixEndpoint {
                     "something that is no socket is there",
                 ));
             }
-            Ok(_) if is_served(path, SocketType::STREAM) => {
+            Ok(_) if is_served(path, SocketType::STREAM)? => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another process serves it",
@@ -133,19 +133,20 @@ impl UnixEndpoint {
 
 /// Whether somebody listens at `path`, with a socket of this kind or another.
 /// Never waits: whoever listens may be frozen.
-pub(crate) fn is_served(path: &Path, kind: SocketType) -> bool {
+///
+/// # Errors
+/// It cannot be found out, and the socket may be a live one's.
+pub(crate) fn is_served(path: &Path, kind: SocketType) -> io::Result<bool> {
     use rustix::io::Errno;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None);
-    match (socket, SocketAddrUnix::new(path)) {
-        (Ok(socket), Ok(address)) => match rustix::net::connect(&socket, &address) {
-            // Its queue is full, so somebody made one.
-            Ok(()) | Err(Errno::AGAIN) => true,
-            // Another kind of socket.
-            Err(Errno::PROTOTYPE) => true,
-            Err(_) => false,
-        },
-        _ => false,
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        // Its queue is full, so somebody made one.
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        // Another kind of socket.
+        Err(Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -275,6 +276,15 @@ mod tests {
             "it is there"
         );
         drop(waiting);
+    }
+
+    #[test]
+    fn nobody_is_taken_for_dead_who_cannot_be_asked() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let within = |path: &str| is_served(&dir.path().join(path), SocketType::STREAM);
+        assert!(!within("nothing").expect("asked"));
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).expect("linked");
+        within("loop/s.sock").expect_err("no way to it");
     }
 
     #[tokio::test]

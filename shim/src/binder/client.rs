@@ -269,6 +269,35 @@ mod tests {
         deposit.expect("nothing failed").leave();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_that_freezes_with_all_it_can_be_asked_is_given_up_too() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("s");
+        let (listener, _endpoint) = Endpoint::bind(&path, None).expect("bound");
+        let listener = UnixListener::from_std(listener.into()).expect("ours");
+        let binder = ProcessBinder::named(&path, "one");
+        let deposits = binder.deposits().expect("a name");
+        let serving = async {
+            let frozen = greeted(&listener).await;
+            while frozen.receive().await.expect("readable").is_some() {}
+            let next = greeted(&listener).await;
+            assert_eq!(asked(&next).await.as_deref(), Some("s1"));
+        };
+        let asking = async {
+            let all = (0..link::MAX_PENDING).map(|_| binder.status());
+            let answers = futures_util::future::join_all(all).await;
+            assert!(answers.iter().all(|one| one.trouble.is_some()));
+            // Nobody waits for those any more.
+            assert!(!deposits.has_all(Duration::ZERO).await);
+            deposits.put("s1", Content::default()).await
+        };
+        let both = async { tokio::join!(asking, serving) };
+        let (deposit, ()) = timeout(Duration::from_secs(600), both)
+            .await
+            .expect("in time");
+        deposit.expect("nothing failed").leave();
+    }
+
     #[tokio::test]
     async fn one_that_keeps_nothing_is_not_asked_for_what_was_left() {
         let dir = tempfile::tempdir().expect("dir");

@@ -21,16 +21,19 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// First and longest pause before connecting again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Longest pause while no binder was there yet: it starts in a moment.
+const EARLY: Duration = Duration::from_millis(800);
+
 /// Requests that wait for an answer; further ones wait before they are asked.
 /// Below the least that `--max-requests` of the binder takes.
-const MAX_PENDING: usize = 32;
+pub(super) const MAX_PENDING: usize = 32;
 
 /// How long greeting the binder may take, and how long a packet may wait for it
 /// to read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long it may take over what it is to keep, which needs no time: one that says
-/// nothing is frozen, and what is to be kept is noted for the next connection.
+/// How long it may say nothing when it is to keep something, which needs no time, or
+/// when no more may wait for an answer: it is frozen, and what is to be kept is noted for the next connection.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
@@ -96,13 +99,15 @@ impl Link {
 
     /// Keeps the connection until nobody can ask any more.
     pub(super) async fn run(mut self) {
-        let (mut pause, longest) = PAUSES;
+        let mut pause = PAUSES.0;
+        let mut longest = EARLY;
         let mut told = false;
         loop {
             let loss = match self.connect().await {
                 Ok(channel) => {
                     tracing::info!(path = %self.path.display(), watched = self.watches.len(), "the binder is connected");
                     told = false;
+                    longest = PAUSES.1;
                     let since = Instant::now();
                     let Err(loss) = self.talk(&channel).await else {
                         return;
@@ -191,11 +196,13 @@ impl Link {
     /// Carries requests and answers until the connection is lost; ends without an
     /// error when nobody can ask any more.
     async fn talk(&mut self, channel: &Channel) -> Result<(), Loss> {
-        // Since when it owes an answer that takes no time, and says nothing.
+        // Since when it owes an answer that is waited for, and says nothing.
         let mut silent = None;
         loop {
-            let owes = self.pending.values().any(Pending::is_quick);
-            self.kept.tell_all(!owes);
+            // Where nothing more can be asked, what is to be kept waits too.
+            let is_full = self.pending.len() >= MAX_PENDING;
+            let owes = is_full || self.pending.values().any(Pending::is_quick);
+            self.kept.tell_all(!owes && self.orders.is_empty());
             silent = silent.filter(|_| owes).or(owes.then(Instant::now));
             let frozen = silent.map_or_else(Instant::now, |since| since + SILENCE);
             tokio::select! {
@@ -205,11 +212,11 @@ impl Link {
                     self.heed(packet, channel).await?;
                 }
                 () = sleep_until(frozen), if silent.is_some() => return Err(Loss::Frozen),
-                order = self.orders.recv(), if self.pending.len() < MAX_PENDING => match order {
+                order = self.orders.recv(), if !is_full => match order {
                     Some(order) => self.carry_out(order, channel).await?,
                     None => return Ok(()),
                 },
-                () = std::future::ready(()), if self.kept.is_behind() && self.pending.len() < MAX_PENDING => {
+                () = std::future::ready(()), if self.kept.is_behind() && !is_full => {
                     self.catch_up(channel).await?;
                 }
                 Some(id) = self.unwanted.join_next() => {

@@ -55,7 +55,7 @@ impl Endpoint {
                     "something that is no socket is there",
                 ));
             }
-            Ok(_) if is_served(path, SocketType::SEQPACKET) => {
+            Ok(_) if is_served(path, SocketType::SEQPACKET)? => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another process serves it",
