@@ -130,15 +130,6 @@ impl App {
         });
         let mut takeover = Takeover::begin(&*binder).await?;
         let mut own = OwnSockets::default();
-        let tls = shared.tls.as_ref();
-        let (streaming, base) =
-            sockets::streaming(&config, tls, &*binder, &mut takeover, &mut own).await?;
-        let metrics = metrics.map(|(listener, exporter)| {
-            metrics::limits(&shared.limits, descriptors);
-            let sampled = Arc::clone(&shared);
-            let sample = move || metrics::tokens_waiting(sampled.passes.tokens());
-            (listener, exporter.sampling(sample))
-        });
         let path = &config.socket;
         let group = config.access.gid();
         let call = sockets::unix(
@@ -152,6 +143,16 @@ impl App {
         let call = call
             .await
             .with_context(|| format!("--socket {}", config.socket.display()))?;
+        // The last that may fail: it may close what was left for another address.
+        let tls = shared.tls.as_ref();
+        let (streaming, base) =
+            sockets::streaming(&config, tls, &*binder, &mut takeover, &mut own).await?;
+        let metrics = metrics.map(|(listener, exporter)| {
+            metrics::limits(&shared.limits, descriptors);
+            let sampled = Arc::clone(&shared);
+            let sample = move || metrics::tokens_waiting(sampled.passes.tokens());
+            (listener, exporter.sampling(sample))
+        });
         takeover.sessions(&binder, &shared).await;
         let addresses = Addresses {
             socket: config.socket.clone(),
@@ -237,6 +238,7 @@ impl App {
         let ready = self.config.ready_file.as_deref();
         let ready = ready.map(|path| write_ready_file(path, &self.addresses));
         let ready = ready.transpose()?;
+        self.own.renew().await;
         tracing::info!(
             socket = %self.addresses.socket.display(),
             streaming = %self.addresses.streaming,
@@ -266,10 +268,10 @@ impl App {
             .set_service_status("", ServingStatus::NotServing)
             .await;
         let within = self.config.ending.drain_timeout;
-        let kept = order == Order::Leave && self.own.are_kept();
-        let kept = kept && takeover::is_ready(&*self.binder).await;
+        let kept = order == Order::Leave;
+        let kept = kept && takeover::is_ready(&*self.binder, &self.own).await;
         let leaves = kept && drain::settle(&self.shared, within, &mut orders).await;
-        let leaves = leaves && takeover::is_ready(&*self.binder).await;
+        let leaves = leaves && takeover::is_ready(&*self.binder, &self.own).await;
         if leaves {
             // From here on clients wait for the next process.
             stop.cancel();

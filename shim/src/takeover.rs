@@ -19,6 +19,7 @@ use crate::endpoint::UnixEndpoint;
 use crate::metrics;
 use crate::session::{Record, Shared};
 use socket2::SockRef;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -33,6 +34,9 @@ pub const CALL: &str = "call";
 
 /// Key of the streaming endpoint's socket.
 pub const STREAMING: &str = "streaming";
+
+/// What the address of a Unix socket begins with.
+const UNIX: &str = "unix:";
 
 /// How long the binder may be away when serve starts: it may be starting itself.
 const AWAY: Duration = Duration::from_secs(4);
@@ -80,41 +84,93 @@ impl Takeover {
         Some(self.0.swap_remove(at))
     }
 
-    /// The Unix socket at `path` that was left under this key.
-    pub async fn unix(
+    /// A copy of the socket that was left under this key, if it was asked for in the
+    /// same words, and what its record says.
+    fn socket(&self, key: &str, asked: &str) -> Option<(&str, OwnedFd)> {
+        let left = self.0.iter().find(|left| left.deposit.key() == key)?;
+        let record = str::from_utf8(&left.content.record).ok()?;
+        let (socket, descriptor) = left.content.sockets.first()?;
+        let asked = (socket.address == asked).then_some(record)?;
+        Some((asked, descriptor.try_clone().ok()?))
+    }
+
+    /// The Unix socket at `path` that was left under this key. Another one stays.
+    pub fn unix(
         &mut self,
         key: &str,
         path: &Path,
     ) -> Option<(UnixListener, UnixEndpoint, Deposit)> {
-        let Left { deposit, content } = self.one(key)?;
-        let adopted = own_socket(content, &path_text(path))
-            .and_then(|(mark, socket)| UnixEndpoint::adopt(path, &mark, socket).ok());
-        match adopted {
-            Some((listener, endpoint)) => Some((listener, endpoint, deposit)),
-            None => {
-                deposit.close().await;
-                None
-            }
-        }
+        let (mark, socket) = self.socket(key, &path_text(path))?;
+        let (listener, endpoint) = UnixEndpoint::adopt(path, mark, socket).ok()?;
+        let Left { deposit, .. } = self.one(key)?;
+        Some((listener, endpoint, deposit))
     }
 
     /// The TCP socket that was left under this key, if it was asked for as `asked`.
-    pub async fn tcp(&mut self, key: &str, asked: &str) -> Option<(TcpListener, Deposit)> {
-        let Left { deposit, content } = self.one(key)?;
-        let adopted = own_socket(content, asked)
-            .and_then(|(_, socket)| listening_as_asked(socket, asked.parse().ok()?));
-        if adopted.is_none() {
-            deposit.close().await;
+    /// Another one stays.
+    pub fn tcp(&mut self, key: &str, asked: &str) -> Option<(TcpListener, Deposit)> {
+        let (_, socket) = self.socket(key, asked)?;
+        let listener = listening_as_asked(socket, asked.parse().ok()?)?;
+        Some((listener, self.one(key)?.deposit))
+    }
+
+    /// Binds `asked` in place of what was left under this key, which is closed when
+    /// that is done; before only if it is in the way.
+    ///
+    /// # Errors
+    /// Those of `bind`.
+    pub async fn instead<T>(
+        &mut self,
+        key: &str,
+        asked: &str,
+        bind: impl AsyncFn() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut bound = bind().await;
+        let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        if bound.as_ref().is_err_and(in_use) && self.is_in_the_way(key, asked) {
+            self.close(key).await;
+            bound = bind().await;
         }
-        adopted.map(|listener| (listener, deposit))
+        if bound.is_ok() {
+            self.close(key).await;
+        }
+        bound
+    }
+
+    /// Whether what was left under this key may be what has the address.
+    fn is_in_the_way(&self, key: &str, asked: &str) -> bool {
+        let left = self.0.iter().find(|left| left.deposit.key() == key);
+        let Some((socket, descriptor)) = left.and_then(|left| left.content.sockets.first()) else {
+            return false;
+        };
+        let bound = SockRef::from(descriptor).local_addr();
+        let bound = bound.ok().and_then(|bound| bound.as_socket());
+        let asked_port = asked.parse().map(|asked: SocketAddr| asked.port());
+        socket.address == asked || bound.is_some_and(|bound| asked_port == Ok(bound.port()))
+    }
+
+    /// Closes what was left under this key, and removes its file if it has one.
+    async fn close(&mut self, key: &str) {
+        let Some(Left { deposit, content }) = self.one(key) else {
+            return;
+        };
+        deposit.close().await;
+        let mark = str::from_utf8(&content.record).unwrap_or_default();
+        if let Some((socket, descriptor)) = content.sockets.into_iter().next()
+            && let Some(path) = socket.address.strip_prefix(UNIX)
+        {
+            // Only if it is what is there still.
+            drop(UnixEndpoint::adopt(Path::new(path), mark, descriptor));
+        }
     }
 
     /// Goes on with the sessions, each held for its client; closes what cannot
     /// be gone on with.
     pub async fn sessions(mut self, binder: &Arc<dyn Binder>, shared: &Arc<Shared>) {
+        let mut away = restore::Away::default();
         for left in std::mem::take(&mut self.0) {
             let key = left.deposit.key().to_owned();
-            match restore::session(left, binder, shared).await {
+            match restore::session(left, binder, shared, &mut away).await {
                 Ok(()) => metrics::taken_over(),
                 Err(failure) => {
                     tracing::warn!(session = key, %failure, "a session of the server before is not gone on with");
@@ -133,14 +189,6 @@ impl Drop for Takeover {
     }
 }
 
-/// The socket of an endpoint, if it was asked for in the same words, and what its
-/// record says.
-fn own_socket(content: Content, asked: &str) -> Option<(String, OwnedFd)> {
-    let record = String::from_utf8(content.record).ok()?;
-    let (socket, descriptor) = content.sockets.into_iter().next()?;
-    (socket.address == asked).then_some((record, descriptor))
-}
-
 /// The socket, if it listens where one would listen that is bound to `asked`: what
 /// a serve left that somebody had taken over is not believed.
 fn listening_as_asked(socket: OwnedFd, asked: SocketAddr) -> Option<TcpListener> {
@@ -155,24 +203,25 @@ fn listening_as_asked(socket: OwnedFd, asked: SocketAddr) -> Option<TcpListener>
 /// A path as the address of a socket.
 #[must_use]
 pub fn path_text(path: &Path) -> String {
-    format!("unix:{}", path.display())
+    format!("{UNIX}{}", path.display())
 }
 
-/// Whether the binder is there and has everything that is to be left, now or in a
-/// moment.
-pub async fn is_ready(binder: &dyn Binder) -> bool {
-    match binder.deposits() {
-        None => false,
-        Some(deposits) => {
-            let ready = deposits.has_all(BACK).await;
-            if !ready {
-                tracing::warn!(
-                    "the binder is away: the sessions are ended, not left to the next server"
-                );
-            }
-            ready
-        }
-    }
+/// Whether everything of this process is left when it goes: its own sockets are
+/// kept, and the binder is there and has all, now or in a moment.
+pub async fn is_ready(binder: &dyn Binder, own: &OwnSockets) -> bool {
+    // One that keeps nothing was told of when it was connected.
+    let Some(deposits) = binder.deposits().filter(|one| one.grace().is_some()) else {
+        return false;
+    };
+    let why = if !own.are_kept() {
+        "the binder does not keep every socket of this server"
+    } else if !deposits.has_all(BACK).await {
+        "the binder is away"
+    } else {
+        return true;
+    };
+    tracing::warn!("{why}: the sessions are ended, not left to the next server");
+    false
 }
 
 /// Leaves a new session with the binder, where that is possible.

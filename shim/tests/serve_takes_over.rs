@@ -10,16 +10,19 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 use sternline_api::v1alpha1 as pb;
+use sternline_shim::binder::Binder;
 use sternline_shim::binder::deposits::Content;
 use sternline_shim::cache::{Pass, Verifier};
 use sternline_shim::endpoint::UnixEndpoint;
-use sternline_shim::session::Record;
-use sternline_shim::takeover::{self, CALL, STREAMING};
+use sternline_shim::limits::Limits;
+use sternline_shim::session::{Record, Shared};
+use sternline_shim::takeover::{self, CALL, STREAMING, Takeover};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// A session whose client was there.
 fn record(id: &str) -> Record {
@@ -102,14 +105,20 @@ impl Place {
         )
     }
 
+    /// Starts it, with its streaming socket at the usual path if the flags say
+    /// nothing else.
     fn serve(&self, process: &BinderProcess, flags: &[&str]) -> Serve {
+        let streaming = self.streaming();
+        let streaming = takeover::path_text(&streaming);
+        let usual = ["--streaming-address", streaming.as_str()];
+        let usual = match flags.contains(&usual[0]) {
+            true => &[][..],
+            false => &usual[..],
+        };
         let mut child = Command::new(env!("CARGO_BIN_EXE_sternline-shim"))
             .args(["serve", "--allow-privileged-serve", "--socket"])
             .arg(self.call())
-            .arg(format!(
-                "--streaming-address=unix:{}",
-                self.streaming().display()
-            ))
+            .args(usual)
             .arg(format!("--binder=unix:{}", process.socket().display()))
             .args(flags)
             .current_dir(self.dir.path())
@@ -171,10 +180,14 @@ apart! {
         };
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let taken = (taken.local_addr().expect("bound").to_string(), taken);
+        let file = place.dir.path().join("no-socket");
+        std::fs::write(&file, "a file").expect("written");
+        let file = takeover::path_text(&file);
         for (flag, value) in [
+            ("--streaming-address", taken.0.as_str()),
+            ("--streaming-address", file.as_str()),
             ("--audit-log", "/missing/audit"),
             ("--metrics-address", taken.0.as_str()),
-            // Found out when everything was taken over.
             ("--ready-file", "/missing/ready"),
         ] {
             place.serve(&process, &[flag, value]).fails(flag).await;
@@ -183,6 +196,70 @@ apart! {
         let mut next = place.serve(&process, &[]);
         next.says("taken over from the server before").await;
         next.says("serving").await;
+    }
+}
+
+apart! {
+    async fn a_streaming_address_that_changed_takes_the_place_of_the_one_before() {
+        let namespaces = Namespaces::new();
+        let process = start(&namespaces, &["--restart-grace", "5m"]);
+        let place = Place::new();
+        place.leave(&process, &[("s1", record("s1"))]).await;
+        let new = place.dir.path().join("new.sock");
+        let mut address = takeover::path_text(&new);
+        for next in ["127.0.0.1:0", "the port of that", ""] {
+            let ready = place.ready();
+            let flags = ["--streaming-address", &address, "--ready-file", ready.to_str().expect("text")];
+            let mut serve = place.serve(&process, &flags);
+            serve.says("serving").await;
+            assert!(!place.streaming().exists(), "nobody listens there");
+            let said = std::fs::read(&ready).expect("it serves");
+            let said: serde_json::Value = serde_json::from_slice(&said).expect("JSON");
+            serve.kill().await;
+            let left = place.left(&process).await.1;
+            assert!(left.keys().eq(["call", "s1", "streaming"]), "{:?}", left.keys());
+            address = match next {
+                // Asked for in other words, it is in its own way.
+                "the port of that" => {
+                    let base = said["streaming"].as_str().expect("text");
+                    base.strip_prefix("http://").expect("TCP").to_owned()
+                }
+                next => next.to_owned(),
+            };
+        }
+        assert!(!new.exists());
+    }
+}
+
+apart! {
+    async fn a_binder_that_is_lost_in_the_middle_is_waited_for() {
+        let namespaces = Namespaces::new();
+        let mut process = start(&namespaces, &["--restart-grace", "5m"]);
+        let place = Place::new();
+        place.leave(&process, &[("s1", record("s1")), ("s2", record("s2"))]).await;
+        let (binder, deposits) = serve(&process, &place.name()).await;
+        let binder: Arc<dyn Binder> = Arc::new(binder);
+        let mut takeover = Takeover::begin(&*binder).await.expect("asked");
+        let call = takeover.unix(CALL, &place.call()).expect("left");
+        let streaming = takeover.unix(STREAMING, &place.streaming()).expect("left");
+        process.kill();
+        let deadline = Instant::now() + SOON;
+        while deposits.has_all(Duration::ZERO).await {
+            assert!(Instant::now() < deadline, "it is there");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let shared = Arc::new(Shared::new(Limits::default()));
+        let back = async {
+            // It has been asked once by now.
+            sleep(Duration::from_millis(20)).await;
+            process.again();
+        };
+        tokio::join!(takeover.sessions(&binder, &shared), back);
+        let ids = shared.registry.list().into_iter().map(|one| one.id.clone());
+        let mut ids: Vec<_> = ids.collect();
+        ids.sort();
+        assert_eq!(ids, ["s1", "s2"]);
+        drop((call, streaming));
     }
 }
 

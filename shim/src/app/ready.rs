@@ -63,14 +63,34 @@ pub(crate) struct ReadyFile {
     _lock: Option<Flock<File>>,
 }
 
+/// Makes room for the file, and sees that it can be written: so nothing is begun that
+/// ends because it cannot.
+///
+/// # Errors
+/// Something that is no ready file is there, or the file system says no.
+pub(crate) fn clear_ready_file(path: &Path, kind: Kind) -> anyhow::Result<()> {
+    remove_stale(path, kind)?;
+    let new = new_file(path);
+    let _ = fs::remove_file(&new);
+    File::create_new(&new)
+        .and_then(|_| fs::remove_file(&new))
+        .with_context(|| format!("--ready-file {}", path.display()))
+}
+
+/// What it is written as, before it has its name.
+fn new_file(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.new", std::process::id()))
+}
+
 /// Removes what a killed shim left, which says what is not so. That of a shim that
 /// is alive says what is so, and stays until it is replaced. So may an empty file,
 /// as mktemp makes it.
 ///
 /// # Errors
 /// Something else is there, which is not ours to remove.
-pub(crate) fn clear_ready_file(path: &Path, kind: Kind) -> anyhow::Result<()> {
-    // Not there, or found out when it is written.
+fn remove_stale(path: &Path, kind: Kind) -> anyhow::Result<()> {
+    // Not there, or found out in a moment.
     let Ok(meta) = fs::symlink_metadata(path) else {
         return Ok(());
     };
@@ -106,8 +126,7 @@ pub(crate) fn write_ready_file(
 ) -> anyhow::Result<ReadyFile> {
     let pid = std::process::id();
     let content = serde_json::to_string(&Content { pid, addresses })? + "\n";
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.{pid}.new"));
+    let new = new_file(path);
     // Never through a link that somebody left there.
     let _ = fs::remove_file(&new);
     let written = File::create_new(&new).and_then(|mut file| {
@@ -197,6 +216,9 @@ mod tests {
         fs::remove_file(&path).expect("left there");
         std::os::unix::fs::symlink("elsewhere", &path).expect("a link");
         clear_ready_file(&path, Kind::Serve).expect_err("a link");
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
+        let nowhere = dir.path().join("missing/ready");
+        clear_ready_file(&nowhere, Kind::Serve).expect_err("found out at once");
     }
 
     #[test]

@@ -46,16 +46,17 @@ pub(super) async fn streaming(
     match &config.streaming_address {
         StreamingAddress::Tcp(addr) => {
             let asked = addr.to_string();
-            let listener = match takeover.tcp(takeover::STREAMING, &asked).await {
+            let listener = match takeover.tcp(takeover::STREAMING, &asked) {
                 Some((listener, deposit)) => {
                     own.add(Some(deposit), None);
                     TcpListener::from_std(listener)?
                 }
                 None => {
-                    let listener = TcpListener::bind(addr).await;
+                    let key = takeover::STREAMING;
+                    let bind = || TcpListener::bind(addr);
+                    let listener = takeover.instead(key, &asked, bind).await;
                     let listener =
                         listener.with_context(|| format!("--streaming-address {addr}"))?;
-                    let key = takeover::STREAMING;
                     let kept = takeover::endpoint(binder, key, &listener, asked, String::new());
                     own.add(kept.await, None);
                     listener
@@ -100,14 +101,15 @@ pub(super) async fn unix(
     takeover: &mut Takeover,
     own: &mut OwnSockets,
 ) -> std::io::Result<UnixListener> {
-    if let Some((listener, endpoint, deposit)) = takeover.unix(key, path).await {
+    if let Some((listener, endpoint, deposit)) = takeover.unix(key, path) {
         // The flags of this process count, not those of the one before.
         let allowed = endpoint.allow(group);
         own.add(Some(deposit), Some(endpoint));
         return allowed.map(|()| listener);
     }
-    let (listener, endpoint) = UnixEndpoint::bind_for(path, group)?;
     let asked = takeover::path_text(path);
+    let bind = async || UnixEndpoint::bind_for(path, group);
+    let (listener, endpoint) = takeover.instead(key, &asked, bind).await?;
     let kept = takeover::endpoint(binder, key, &listener, asked, endpoint.mark());
     own.add(kept.await, Some(endpoint));
     Ok(listener)

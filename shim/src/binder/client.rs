@@ -298,6 +298,32 @@ mod tests {
         deposit.expect("nothing failed").leave();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_that_this_process_serves() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("s");
+        let (listener, _endpoint) = Endpoint::bind(&path, None).expect("bound");
+        let listener = UnixListener::from_std(listener.into()).expect("ours");
+        let binder = ProcessBinder::named(&path, "one");
+        let deposits = binder.deposits().expect("a name");
+        let serving = async {
+            let channel = greeted(&listener).await;
+            for _ in 0..2 {
+                assert_eq!(asked(&channel).await.as_deref(), Some("call"));
+            }
+        };
+        let asking = async {
+            let mut own = crate::takeover::OwnSockets::default();
+            own.add(
+                Some(deposits.put_own("call", Content::default()).await),
+                None,
+            );
+            own.renew().await;
+            own
+        };
+        let (_own, ()) = tokio::join!(asking, serving);
+    }
+
     #[tokio::test]
     async fn one_that_keeps_nothing_is_not_asked_for_what_was_left() {
         let dir = tempfile::tempdir().expect("dir");

@@ -4,6 +4,7 @@ use crate::binder::Binder;
 use crate::binder::deposits::{Content, Deposit};
 use crate::binder::wire::Socket;
 use crate::endpoint::UnixEndpoint;
+use crate::metrics;
 use std::os::fd::AsFd;
 
 /// This process's own sockets. Dropped before their [end](Self::end), what the
@@ -28,6 +29,14 @@ impl OwnSockets {
     #[must_use]
     pub fn are_kept(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(Own::is_kept)
+    }
+
+    /// Tells the binder that this process serves: what it took over is its own from
+    /// now on, with the whole grace.
+    pub async fn renew(&self) {
+        for deposit in self.0.iter().filter_map(|own| own.deposit.as_ref()) {
+            deposit.add(Vec::new()).await;
+        }
     }
 
     /// Has them closed, and their files removed: there is no next process.
@@ -72,13 +81,17 @@ pub async fn endpoint(
     record: String,
 ) -> Option<Deposit> {
     let deposits = binder.deposits()?;
-    let descriptor = socket.as_fd().try_clone_to_owned().ok()?;
+    let descriptor = socket.as_fd().try_clone_to_owned();
+    let descriptor = descriptor.inspect_err(|error| {
+        tracing::warn!(key, %error, "no descriptor is left to be kept for a restart");
+        metrics::not_kept();
+    });
     let named = Socket {
         listener_id: 0,
         address: asked,
     };
     let content = Content {
-        sockets: vec![(named, descriptor)],
+        sockets: vec![(named, descriptor.ok()?)],
         record: record.into_bytes(),
         watched: None,
     };

@@ -1,13 +1,15 @@
 //! A session that the serve before has left, and what its client may come with.
 
+use super::{AWAY, PAUSE};
 use crate::binder::deposits::Left;
-use crate::binder::{Binder, Bound, Sandbox};
+use crate::binder::{Binder, Bound, Gone, Sandbox};
+use crate::sandbox::Watched;
 use crate::session::{self, Parts, Passes, Record, Shared};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use sternline_api::{Failure, Reason};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a client may take to come back when the binder does not say how long
 /// it keeps things.
@@ -20,6 +22,35 @@ const WATCH: Duration = Duration::from_secs(5);
 /// the newer one.
 const UNSURE_INTERVALS: u32 = 3;
 
+/// Since when the binder is away, if it is: a loss is waited out, once for all
+/// sessions.
+#[derive(Default)]
+pub(super) struct Away(Option<Instant>);
+
+impl Away {
+    async fn watch(&mut self, binder: &dyn Binder, sandbox: Watched) -> Result<Gone, Failure> {
+        loop {
+            let gone = timeout(WATCH, binder.watch(sandbox.clone())).await;
+            match gone.map_err(|_| bad("is in a sandbox that cannot be watched"))? {
+                Err(failure) if failure.reason == Reason::RuntimeUnavailable => {
+                    if self.0.get_or_insert_with(Instant::now).elapsed() >= AWAY {
+                        return Err(failure);
+                    }
+                    sleep(PAUSE).await;
+                }
+                answer => {
+                    self.0 = None;
+                    return answer;
+                }
+            }
+        }
+    }
+}
+
+fn bad(why: &str) -> Failure {
+    Failure::new(Reason::Internal, format!("what was left {why}"))
+}
+
 /// Goes on with a session, held for its client.
 ///
 /// # Errors
@@ -28,6 +59,7 @@ pub(super) async fn session(
     left: Left,
     binder: &Arc<dyn Binder>,
     shared: &Arc<Shared>,
+    away: &mut Away,
 ) -> Result<(), Failure> {
     let Left { deposit, content } = left;
     let record = Record::decode(&content.record);
@@ -40,7 +72,6 @@ pub(super) async fn session(
             ));
         }
         record.hold = record.hold.min(shared.limits.max_hold);
-        let bad = |why: &str| Failure::new(Reason::Internal, format!("what was left {why}"));
         let watched = content.watched.clone();
         let watched = watched.ok_or_else(|| bad("is in no sandbox"))?;
         shared.audit.admit()?;
@@ -51,8 +82,7 @@ pub(super) async fn session(
         };
         slot.enter(&sandbox)?;
         let namespace = watched.namespace;
-        let gone = timeout(WATCH, binder.watch(watched)).await;
-        let gone = gone.map_err(|_| bad("is in a sandbox that cannot be watched"))??;
+        let gone = away.watch(&**binder, watched).await?;
         let sockets = content
             .into_bound()
             .map_err(|error| bad(&error.to_string()))?;

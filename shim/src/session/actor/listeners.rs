@@ -159,10 +159,17 @@ impl Actor {
                     let mut kept = false;
                     if let (Ok(bound), Some(deposit)) = (&bound, &deposit)
                         && bound.sandbox.id == sandbox
-                        && let Ok(copies) = copies(&bound.sockets)
                     {
-                        deposit.add(copies).await;
-                        kept = true;
+                        match copies(&bound.sockets) {
+                            Ok(copies) => {
+                                deposit.add(copies).await;
+                                kept = true;
+                            }
+                            Err(error) => {
+                                tracing::warn!(session = deposit.key(), listener_id, %error, "no descriptor is left to keep a listener for a restart");
+                                metrics::not_kept();
+                            }
+                        }
                     }
                     let bound = bound.and_then(|bound| {
                         // Ids are prefixes too: without its own, another's fits.
