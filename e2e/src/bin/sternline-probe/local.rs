@@ -63,6 +63,8 @@ pub(crate) fn besiege(args: &Args) -> Outcome {
         match TcpStream::connect_timeout(&address, BESIEGE) {
             // Nobody is to wait for what this one has to say.
             Ok(stream) => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+            // It stood, and went with who had taken it before this one looked.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             Err(_) => besieged.refused.push(address),
         }
         besieged.rounds += 1;
