@@ -18,9 +18,6 @@ const MIN_WINDOW: u64 = 4 * 1024;
 /// Most of a window that is a stream's own however many there are.
 const MAX_OWN_WINDOW: u64 = 1024 * 1024;
 
-/// A window above this is of no use: 160 MB/s over a round trip of 100 ms.
-const MAX_WINDOW: u64 = 16 * 1024 * 1024;
-
 /// Windows are shared out as if at least so many streams were open: a second one
 /// may come before the peer knows.
 const FEW: u32 = 2;
@@ -59,6 +56,9 @@ pub struct Settings {
     /// known of the link, if [`Settings::buffer_bytes`] allow it to all streams. Over a
     /// fast or a long link it becomes more.
     pub first_window: u32,
+    /// Most bytes of one stream that may be sent before they are read, however long
+    /// the link is.
+    pub max_window: u32,
     /// Time between two PINGs. A peer of which not a byte is heard for two of them
     /// is dead, so a dead one is noticed within three.
     pub ping_interval: Duration,
@@ -76,6 +76,8 @@ impl Default for Settings {
             buffer_bytes: 64 * 1024 * 1024,
             // What HTTP/2 begins with, too (RFC 9113, section 6.9.2).
             first_window: 64 * 1024,
+            // 160 MB/s over a round trip of 100 ms.
+            max_window: 16 * 1024 * 1024,
             ping_interval: Duration::from_secs(15),
             dial_timeout: Duration::from_secs(10),
             idle_timeout: None,
@@ -106,6 +108,7 @@ impl Settings {
             max_streams,
             buffer_bytes: buffer_bytes.max(Self::min_buffer_bytes(max_streams)),
             first_window: default.first_window,
+            max_window: default.max_window,
             ping_interval: millis(
                 limits.ping_interval_ms,
                 default.ping_interval,
@@ -152,7 +155,8 @@ impl Settings {
         let growth = self.growth();
         let left = 4 - (held.min(growth) * 4).div_ceil(growth.max(1)).min(4);
         let window = u64::from(self.own_window()) + growth / 4 * left / sharers;
-        u32::try_from(window.min(MAX_WINDOW)).unwrap_or(u32::MAX >> 1)
+        let most = self.max_window.max(self.own_window());
+        u32::try_from(window).unwrap_or(u32::MAX).min(most)
     }
 
     /// Bytes that all streams may send before they are read (RFC 9113, section

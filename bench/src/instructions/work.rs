@@ -13,6 +13,9 @@ use sternline_tunnel::{
 };
 use tokio::task::JoinSet;
 
+/// Window of each stream, in bytes.
+const WINDOW: u32 = 192 * 1024;
+
 /// Size of the pipe between both ends, in bytes.
 const PIPE: usize = 256 * 1024;
 
@@ -97,7 +100,12 @@ fn options() -> RelayOptions {
 /// Carries `streams` streams, `at_once` at a time, `out` bytes of each from the
 /// pod and `into` bytes of each to it, in reads of `step`.
 async fn carry(streams: u64, at_once: usize, out: u64, into: u64, step: usize) -> Result<()> {
-    let settings = Settings::default();
+    // A window that follows the link follows the clock, which runs otherwise here.
+    let settings = Settings {
+        first_window: WINDOW,
+        max_window: WINDOW,
+        ..Settings::default()
+    };
     let (node, client) = tokio::io::duplex(PIPE);
     let (dialer, driver) = Dialer::handshake(node, &settings).await?;
     let driver = tokio::spawn(driver);

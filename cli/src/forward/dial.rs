@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
 use sternline_tunnel::{RelayOptions, Relayed, Socket, TunnelStream, relay};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -110,6 +110,17 @@ async fn resolve(
     }
 }
 
+/// A connection that the kernel resets if this process is killed before it is
+/// relayed, which then sees to it: the target would take silence for a clean end.
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_zero_linger()?;
+    socket.connect(address).await
+}
+
 /// Tries the addresses in their order, each with a head start on the next, in
 /// the manner of RFC 8305: one that swallows packets does not hide those after
 /// it, and takes none of their time.
@@ -126,7 +137,7 @@ async fn tcp(
     loop {
         if let Some(address) = waiting.next() {
             pending.push(address);
-            attempts.spawn(async move { (address, TcpStream::connect(address).await) });
+            attempts.spawn(async move { (address, connect(address).await) });
         } else if attempts.is_empty() {
             break;
         }
