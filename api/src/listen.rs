@@ -114,21 +114,32 @@ impl Listen {
     /// # Errors
     /// None at all, a bad one, or two that would take the same address.
     pub fn all_from_proto(listeners: &[pb::Listener]) -> Result<Vec<Self>, Failure> {
-        if listeners.is_empty() {
-            return Err(invalid(
-                "the request has no listeners: name at least one port to listen on".to_owned(),
-            ));
-        }
-        let mut all: Vec<Self> = Vec::with_capacity(listeners.len());
-        for (id, listener) in (0_u32..).zip(listeners) {
-            let listen = Self::from_proto(id, listener)?;
+        let listeners = (0..).zip(listeners);
+        Self::all(listeners.map(|(id, listener)| Self::from_proto(id, listener)))
+    }
+
+    /// Collects what somebody asks to listen on at once.
+    ///
+    /// # Errors
+    /// None at all, a bad one, or two that would take the same address.
+    pub fn all(
+        listeners: impl IntoIterator<Item = Result<Self, Failure>>,
+    ) -> Result<Vec<Self>, Failure> {
+        let mut all: Vec<Self> = Vec::new();
+        for listen in listeners {
+            let listen = listen?;
             if let Some(twin) = all.iter().find(|other| other.collides(listen)) {
                 return Err(invalid(format!(
-                    "listeners {} and {id} both ask for {listen}: name each port once",
-                    twin.id
+                    "listeners {} and {} both ask for {listen}: name each port once",
+                    twin.id, listen.id
                 )));
             }
             all.push(listen);
+        }
+        if all.is_empty() {
+            return Err(invalid(
+                "the request has no listeners: name at least one port to listen on".to_owned(),
+            ));
         }
         Ok(all)
     }

@@ -80,7 +80,7 @@ impl ForwardRequest {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             uid,
-            listeners: listen_all(&listeners)?,
+            listeners: Listen::all((0..).zip(&listeners).map(|(id, text)| listen_one(id, text)))?,
             hold: hold.unwrap_or_default(),
         })
     }
@@ -90,26 +90,6 @@ impl ForwardRequest {
     pub fn is_wide(&self) -> bool {
         self.listeners.iter().any(|one| one.bind.is_wide())
     }
-}
-
-fn listen_all(texts: &[String]) -> Result<Vec<Listen>, Failure> {
-    if texts.is_empty() {
-        return Err(invalid(
-            "the request has no listeners: say listen=PORT at least once".to_owned(),
-        ));
-    }
-    let mut all: Vec<Listen> = Vec::new();
-    for (id, text) in (0..).zip(texts) {
-        let listen = listen_one(id, text)?;
-        if let Some(twin) = all.iter().find(|other| other.collides(listen)) {
-            return Err(invalid(format!(
-                "listeners {} and {id} both ask for {listen}: name each port once",
-                twin.id
-            )));
-        }
-        all.push(listen);
-    }
-    Ok(all)
 }
 
 /// Reads `PORT`, `localhost:PORT`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.

@@ -98,13 +98,10 @@ where
                 if let Poll::Ready(dead) = self.keepalive.poll_dead(cx) {
                     return Poll::Ready(Err(dead));
                 }
-                let (heard, round_trip) = (self.keepalive.heard(), self.keepalive.round_trip());
-                if let Some(window) = self.windows.due(heard, round_trip)
-                    // Refused while the peer has not answered the last change.
-                    && self.connection.set_initial_window_size(window).is_ok()
-                {
-                    self.windows.set(window);
-                }
+                let connection = &mut self.connection;
+                self.windows.follow(&self.keepalive, |window| {
+                    connection.set_initial_window_size(window).is_ok()
+                });
                 self.connection
                     .poll_accept(cx)
                     .map(|accepted| accepted.transpose().map_err(TunnelError::from))

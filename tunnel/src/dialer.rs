@@ -187,13 +187,10 @@ where
         if let Poll::Ready(dead) = this.keepalive.poll_dead(cx) {
             return Poll::Ready(Err(dead));
         }
-        let (heard, round_trip) = (this.keepalive.heard(), this.keepalive.round_trip());
-        if let Some(window) = this.windows.due(heard, round_trip)
-            // Refused while the peer has not answered the last change.
-            && this.connection.set_initial_window_size(window).is_ok()
-        {
-            this.windows.set(window);
-        }
+        let connection = &mut this.connection;
+        this.windows.follow(&this.keepalive, |window| {
+            connection.set_initial_window_size(window).is_ok()
+        });
         let polled = Pin::new(&mut this.connection).poll(cx);
         // Told only to those who wait: this runs for every few frames.
         if this.waiting.load(SeqCst) {

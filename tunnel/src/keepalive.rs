@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use h2::{Ping, PingPong};
 use std::future::Future as _;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{
     Arc,
@@ -193,8 +194,8 @@ impl<IO: AsyncRead + Unpin> Heard<IO> {
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         let before = self.ahead.len();
         while self.ahead.len() < AHEAD && self.failed.is_none() {
-            let mut block = [0; READ];
-            let mut buf = ReadBuf::new(&mut block);
+            let mut block = [MaybeUninit::uninit(); READ];
+            let mut buf = ReadBuf::uninit(&mut block);
             let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
             let filled = buf.filled();
             match read {
@@ -258,7 +259,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        // TLS takes bytes that its own stream does not take yet.
+        if flushed.is_pending() {
+            self.life.full.store(true, Relaxed);
+            self.read_ahead(cx);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -300,5 +307,77 @@ mod tests {
         far.read_exact(&mut [0; 4]).await.expect("bytes");
         assert_eq!(write(), (true, true), "somebody read");
         assert_eq!(write(), (false, false), "once");
+    }
+
+    /// Takes nothing, or takes it and passes nothing on, as TLS may.
+    struct Stuck {
+        takes: bool,
+        came: &'static [u8],
+    }
+
+    impl AsyncRead for Stuck {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.came.is_empty() {
+                return Poll::Pending;
+            }
+            let (now, later) = self.came.split_at(self.came.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.came = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.takes {
+                Poll::Ready(Ok(buf.len()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn what_takes_no_more_is_read_from_within_bounds() {
+        static CAME: [u8; AHEAD + 10_000] = [7; AHEAD + 10_000];
+        for takes in [true, false] {
+            let mut cx = Context::from_waker(Waker::noop());
+            let stuck = Stuck { takes, came: &CAME };
+            let (mut io, life) = Heard::new(stuck);
+            let wrote = Pin::new(&mut io).poll_write(&mut cx, b"x");
+            assert_eq!(wrote.is_ready(), takes);
+            if takes {
+                assert_eq!(life.bytes.load(Relaxed), 0, "there is room");
+                assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
+            }
+            let ahead = life.bytes.load(Relaxed) as usize;
+            assert!((AHEAD..AHEAD + READ).contains(&ahead), "{ahead}");
+            assert!(life.heard.load(Relaxed));
+            // It is all there, in order, and what comes after it.
+            let mut got = vec![0; CAME.len()];
+            let mut buf = ReadBuf::new(&mut got);
+            while buf.remaining() > 0 {
+                let read = Pin::new(&mut io).poll_read(&mut cx, &mut buf);
+                assert!(matches!(read, Poll::Ready(Ok(()))));
+            }
+            assert_eq!(life.bytes.load(Relaxed) as usize, CAME.len());
+            assert!(buf.filled() == CAME);
+        }
     }
 }

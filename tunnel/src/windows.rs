@@ -8,6 +8,7 @@
 //! * the budget: half of what is for windows is every stream's own; the other
 //!   half is shared out among those that are open, less what waits already.
 
+use crate::keepalive::Keepalive;
 use crate::settings::Settings;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -117,9 +118,19 @@ impl Windows {
         self.offered
     }
 
+    /// Tells the peer another window if that is due; `tell` refuses while the last
+    /// change is not answered.
+    pub(crate) fn follow(&mut self, keepalive: &Keepalive, tell: impl FnOnce(u32) -> bool) {
+        if let Some(window) = self.due(keepalive.heard(), keepalive.round_trip())
+            && tell(window)
+        {
+            self.set(window);
+        }
+    }
+
     /// What it should know instead, if that is something else. `heard` is all that
     /// came so far.
-    pub(crate) fn due(&mut self, heard: u64, round_trip: Option<Duration>) -> Option<u32> {
+    fn due(&mut self, heard: u64, round_trip: Option<Duration>) -> Option<u32> {
         let (open, held) = (self.load.open.load(Relaxed), self.load.held.load(Relaxed));
         let most = self.settings.window(open, held);
         if most < self.offered {
@@ -136,7 +147,7 @@ impl Windows {
     }
 
     /// The peer was told.
-    pub(crate) fn set(&mut self, window: u32) {
+    fn set(&mut self, window: u32) {
         if window < self.offered {
             self.shrunk = Some(Instant::now());
         }
