@@ -9,8 +9,13 @@ use sternline_e2e::report::{End, Ended, Holding, Written};
 /// A write that blocks for this long found every buffer on the way full.
 const FULL: Duration = Duration::from_secs(2);
 
+/// No connection is waited for longer.
+const MOST: Duration = Duration::from_secs(300);
+
 /// Has one byte echoed on each connection, so that each stands on the whole
-/// way, then waits until the first of them ends.
+/// way, then reports the end of the first, and stays until all have ended: the
+/// kernel would end the others cleanly with this process, before whoever is
+/// about to reset them.
 pub(crate) fn hold(args: &Args) -> Outcome {
     let to: SocketAddr = args.need("to")?;
     let connections = args.or("connections", 1)?;
@@ -26,7 +31,13 @@ pub(crate) fn hold(args: &Args) -> Outcome {
     report(&Holding {
         holding: connections,
     })?;
-    wait_for_end(held.first().ok_or("--connections 0 holds nothing")?)
+    let (first, others) = held.split_first().ok_or("--connections 0 holds nothing")?;
+    wait_for_end(first)?;
+    for other in others {
+        other.set_read_timeout(Some(MOST))?;
+        client::until_end(other);
+    }
+    Ok(())
 }
 
 /// Writes single bytes to a peer that does not read.
@@ -98,7 +109,7 @@ fn fill(mut connection: &TcpStream) -> io::Result<u64> {
 
 fn wait_for_end(connection: &TcpStream) -> Outcome {
     let start = Instant::now();
-    connection.set_read_timeout(Some(Duration::from_secs(300)))?;
+    connection.set_read_timeout(Some(MOST))?;
     let (ended, received) = client::until_end(connection);
     report(&Ended {
         ended,
