@@ -3,9 +3,10 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const OURS: [&str; 2] = [
+const OURS: [&str; 3] = [
     "sternline/v1alpha1/reverse_port_forward.proto",
     "sternline/v1alpha1/control.proto",
+    "sternline/v1alpha1/grant.proto",
 ];
 const CRI: &str = "cri/runtime/v1/api.proto";
 

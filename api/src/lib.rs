@@ -3,12 +3,14 @@
 //! * [`v1alpha1`]: the call and the control messages, compiled from `api/proto`;
 //! * [`cri`]: the subset of the Kubernetes CRI that finds sandboxes;
 //! * [`protocol`]: names, versions, paths and header fields of the wire;
+//! * [`grant`]: what a gateway may permit a node to do;
 //! * [`listen`]: what a client may ask to listen on, validated once;
 //! * [`reason`]: the one table of everything that can go wrong, with its gRPC
 //!   code, HTTP status, stream reset, metric label and exit code;
 //! * [`socket`]: paths of Unix sockets as flags have them;
 //! * [`span`]: spans of time as flags and sentences have them.
 
+pub mod grant;
 pub mod listen;
 pub mod protocol;
 pub mod reason;

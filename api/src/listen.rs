@@ -109,6 +109,19 @@ impl Listen {
         Ok(Self { id, bind, port })
     }
 
+    /// The listener as the call carries it.
+    #[must_use]
+    pub fn to_proto(self) -> pb::Listener {
+        pb::Listener {
+            protocol: pb::Protocol::Tcp.into(),
+            address: match self.bind {
+                Bind::Loopback => String::new(),
+                Bind::Ip(ip) => ip.to_string(),
+            },
+            port: self.port.into(),
+        }
+    }
+
     /// Reads all listeners of a call; their ids are their positions.
     ///
     /// # Errors
@@ -250,6 +263,19 @@ mod tests {
             );
         }
         assert!(Listen::all_from_proto(&[tcp("", 0), tcp("", 0)]).is_ok());
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_as_it_was_meant() {
+        for (text, port) in [("", 9003), ("", 0), ("127.0.0.2", 1), ("::", 65535)] {
+            let listen = Listen {
+                id: 3,
+                bind: Bind::parse(text).expect("one"),
+                port,
+            };
+            let read = Listen::from_proto(3, &listen.to_proto());
+            assert_eq!(read.expect("sound"), listen);
+        }
     }
 
     proptest! {

@@ -24,6 +24,14 @@ pub const UPGRADE_WEBSOCKET: &str = "websocket";
 /// first; response field that names the one chosen.
 pub const PROTOCOL_HEADER: &str = "sternline-protocol";
 
+/// Request field in which a client brings the ticket of a session to a gateway: in
+/// the path it would stand in the API server's audit log.
+pub const TICKET_HEADER: &str = "sternline-ticket";
+
+/// Request field in which a gateway brings a signed grant to a streaming endpoint,
+/// in base64url without padding (RFC 4648, section 5).
+pub const GRANT_HEADER: &str = "sternline-grant";
+
 /// Path below which every session is streamed; a token or ticket follows.
 pub const SESSIONS_PATH: &str = "/v1alpha1/sessions/";
 

@@ -12,7 +12,6 @@ use crate::fault::Fault;
 use crate::report::Ready;
 use crate::target::Place;
 use std::time::Duration;
-use sternline_api::listen::{Bind, Listen};
 use sternline_api::v1alpha1 as pb;
 use sternline_tunnel::Settings;
 use tokio::time::timeout;
@@ -61,7 +60,7 @@ pub(super) async fn call(server: &Server, plan: &Plan) -> Result<Opened, Fault> 
         listeners: plan
             .specs
             .iter()
-            .map(|spec| listener(spec.listen))
+            .map(|spec| spec.listen.to_proto())
             .collect(),
         options: Some(pb::SessionOptions {
             hold_ms: millis(plan.hold),
@@ -140,16 +139,5 @@ impl Up {
             hold_ms: millis(self.resume.hold()),
             bound: self.mapping.forwarding(),
         }
-    }
-}
-
-fn listener(listen: Listen) -> pb::Listener {
-    pb::Listener {
-        protocol: pb::Protocol::Tcp.into(),
-        address: match listen.bind {
-            Bind::Loopback => String::new(),
-            Bind::Ip(ip) => ip.to_string(),
-        },
-        port: listen.port.into(),
     }
 }

@@ -9,8 +9,8 @@ use crate::binder::{self, BindRequest, BinderStatus, PodRef, SandboxTarget};
 use crate::netns::NamespaceId;
 use crate::sandbox::Watched;
 use std::net::{IpAddr, SocketAddr};
-use sternline_api::listen::{self, Listen};
-use sternline_api::{Failure, Reason, v1alpha1 as pb};
+use sternline_api::listen::Listen;
+use sternline_api::{Failure, Reason};
 
 /// Most listeners of a request, the most that `--max-listeners-per-session` takes.
 const MAX_LISTENERS: usize = 1024;
@@ -104,14 +104,7 @@ impl From<&BindRequest> for Bind {
     fn from(request: &BindRequest) -> Self {
         let listener = |listen: &Listen| Listener {
             id: listen.id,
-            listener: Some(pb::Listener {
-                protocol: pb::Protocol::Tcp.into(),
-                address: match listen.bind {
-                    listen::Bind::Loopback => String::new(),
-                    listen::Bind::Ip(ip) => ip.to_string(),
-                },
-                port: u32::from(listen.port),
-            }),
+            listener: Some(listen.to_proto()),
         };
         Self {
             target: Some((&request.target).into()),
