@@ -1,8 +1,8 @@
 //! A certificate authority of Sternline's own, so that a cluster needs no other.
 //!
 //! It lives in one Secret, which every gateway reads and the first one fills. Who
-//! trusts it has its certificates from a ConfigMap. Nothing here talks to the API
-//! server, and nothing reads the clock: both are handed in.
+//! trusts it has its certificates from a ConfigMap. Nothing here reads the clock: it
+//! is handed in.
 //!
 //! ```text
 //! current  --------------------------|  signs
@@ -11,12 +11,16 @@
 //! ```
 
 mod issue;
+mod keeper;
 mod keyring;
 mod lifetimes;
+mod material;
 
 pub use issue::{Identity, Issued, Profile, node_name};
+pub use keeper::{BUNDLE, Keeper, KeeperError, Shelf};
 pub use keyring::{Data, Keyring};
 pub use lifetimes::Lifetimes;
+pub use material::Material;
 
 /// Why a certificate, or the authority itself, cannot be had.
 #[derive(Debug, thiserror::Error)]

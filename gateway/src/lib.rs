@@ -1,21 +1,37 @@
 //! The gateway: an aggregated API server for `reverse.sternline.dev`.
 //!
 //! ```text
-//! request -> identity (who says so) -> request (what is asked for) -> a Status, or on
+//! connection -> identity (who says so) -> request (what is asked for) -> a Status, or on
 //! ```
 //!
+//! * [`app`]: puts the parts together; [`config`]: its settings;
+//! * [`server`]: connections in TLS; [`service`]: what is answered;
 //! * [`identity`]: the user behind a request, as the cluster's front proxy says;
+//!   [`door`] keeps up with what the cluster says of that;
 //! * [`request`]: what a path and its query ask for, validated once;
+//! * [`sessions`]: how many forwards there are;
 //! * [`discovery`]: what the API server is told that is served here;
 //! * [`status`]: failures as the Kubernetes API tells them;
+//! * [`kube`]: the Kubernetes API, as far as it is asked here;
 //! * [`authority`]: the certificates of gateways and nodes, and their keys over
 //!   time.
 
+pub mod app;
 pub mod authority;
+pub mod config;
 pub mod discovery;
+pub mod door;
 pub mod identity;
+pub mod kube;
+pub mod metrics;
+pub mod observe;
+pub mod ready;
 pub mod request;
+pub mod server;
+pub mod service;
+pub mod sessions;
 pub mod status;
+pub mod telemetry;
 
 /// The API group.
 pub const GROUP: &str = "reverse.sternline.dev";

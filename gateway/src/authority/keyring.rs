@@ -158,6 +158,12 @@ impl Keyring {
         }))
     }
 
+    /// The certificate of the root that signs, in PEM.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.current.certificate.pem
+    }
+
     /// Until when the root is valid that signs.
     pub(super) fn until(&self) -> SystemTime {
         self.current.certificate.until

@@ -3,6 +3,7 @@
 
 mod audit;
 mod dependencies;
+mod gateway;
 mod links;
 mod monitoring;
 mod operations;
