@@ -6,6 +6,7 @@
 pub mod args;
 pub mod child;
 pub mod clean;
+pub mod cluster;
 pub mod commands;
 pub mod connect;
 pub mod descriptors;

@@ -16,10 +16,12 @@ use std::io;
 use std::time::Duration;
 use sternline_api::Reason;
 use sternline_api::protocol::{PROTOCOL_HEADER, STREAM_PROTOCOL, STREAM_PROTOCOLS, UPGRADE_RAW};
+use sternline_tunnel::websocket::WebSocketIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 
 /// Longest response head, in bytes.
 const LONGEST_HEAD: usize = 16 * 1024;
@@ -30,8 +32,8 @@ const LONGEST_BODY: usize = 16 * 1024;
 /// How long a connection that broke may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What the tunnel runs over.
-pub type ByteStream = TokioIo<Upgraded>;
+/// What the tunnel runs over: the raw form, or the WebSocket form.
+pub type ByteStream = Either<TokioIo<Upgraded>, Box<WebSocketIo<TokioIo<Upgraded>>>>;
 
 /// Opens the byte stream at `url`, within `limit`, to a node that `trust` trusts.
 ///
@@ -143,7 +145,7 @@ where
     if upgraded.is_err() {
         driver.abort();
     }
-    upgraded.map(TokioIo::new)
+    upgraded.map(|io| ByteStream::Left(TokioIo::new(io)))
 }
 
 /// What a node said about our certificate before the request was on its way: then
