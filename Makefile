@@ -1,7 +1,7 @@
 # One word a job; `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help build build-tools man dist check-rules demo faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
+.PHONY: help build build-tools man dist check-rules demo e2e faults conformance-runtimes fuzz simulate soak kill-matrix test test-runtimes check
 # The stages of a job run in the order in which they are written.
 .NOTPARALLEL:
 
@@ -25,6 +25,9 @@ E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
 STORIES := cargo test --locked -p sternline-e2e --test e2e
 # In two processes, as on a cluster, unless told otherwise.
 ENDURANCE := env STERNLINE_BINDER=$(or $(STERNLINE_BINDER),process) STERNLINE_BIN_DIR=$(RELEASE) STERNLINE_ENDURANCE
+# A cluster with each of these on its nodes.
+CLUSTER := containerd-2 cri-o
+ON_CLUSTER := cargo test --locked -p sternline-e2e --test cluster
 RUNTIMES := env STERNLINE_BIN_DIR=$(RELEASE) hack/test-runtimes
 
 help: ## list these targets
@@ -46,6 +49,12 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 	@$(STAGE) "API docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@$(STAGE) "pages" cargo test --workspace --exclude sternline-e2e --locked --test pages
 	@$(STAGE) "dependencies" .ci/deny
+
+e2e: build-tools ## the whole way on a cluster of two nodes, on CLUSTER (containerd-2 and cri-o); root
+	@$(STAGE) "programs of a cluster" hack/install-test-deps kubernetes $(CLUSTER)
+	@for runtime in $(CLUSTER); do \
+		$(STAGE) "a cluster on $$runtime" env STERNLINE_RUNTIME=$$runtime $(ON_CLUSTER) || exit 1; \
+	done
 
 soak: build-tools ## random work and random kills for SOAK (15m; 60s and the like) on STERNLINE_RUNTIME; root
 	hack/install-test-deps

@@ -6,6 +6,8 @@
 //! another and timings mean something.
 
 mod endurance;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod stories;
 mod support;
 

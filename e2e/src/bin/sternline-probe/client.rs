@@ -2,7 +2,7 @@
 
 use crate::{Args, Outcome, report, stream};
 use std::io::{self, Read as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 use sternline_e2e::report::{Echo, End, Ended, Listening, Transfer};
 
@@ -11,10 +11,17 @@ fn milliseconds(since: Instant) -> f64 {
 }
 
 pub(crate) fn echo(args: &Args) -> Outcome {
-    let to = args.need("to")?;
+    let to: String = args.need("to")?;
     let (bytes, seed) = (args.or("bytes", 64)?, args.or("seed", 1)?);
     let timeout = args.timeout()?;
     args.done()?;
+    let unknown = |why: String| format!("{to} has no address: {why}");
+    let mut found = to
+        .to_socket_addrs()
+        .map_err(|why| unknown(why.to_string()))?;
+    let to = found
+        .next()
+        .ok_or_else(|| unknown("none was found".to_owned()))?;
     let start = Instant::now();
     let connection = stream::connect(to, timeout)?;
     let connect_ms = milliseconds(start);

@@ -8,6 +8,7 @@ mod crowd;
 mod exchange;
 mod hold;
 mod local;
+mod serve;
 mod stream;
 
 use args::Args;
@@ -19,7 +20,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 const USAGE: &str = "usage: sternline-probe COMMAND [--OPTION VALUE]...
 in a sandbox, towards --to ADDRESS:
-  echo --bytes --seed          send, expect the same back
+  echo --bytes --seed          send, expect the same back; here ADDRESS may be a name
   transfer --send --receive --seed   both ways at once
   finish-first --send --seed   send, finish, then read what the peer answers
   finish-last --send --seed    read until the peer finishes, then send
@@ -37,6 +38,7 @@ on itself:
   besiege --first --count      try to take ports, and connect to them, without a pause
   listeners                    who listens here
   serve-transfer --address --send --receive --seed   the other side of transfer
+  serve-echo --address         send back whatever comes, on any number of connections
   pause                        wait for SIGTERM";
 
 fn main() -> ExitCode {
@@ -69,6 +71,7 @@ fn run() -> Outcome {
         "besiege" => local::besiege,
         "listeners" => local::listeners,
         "serve-transfer" => client::serve_transfer,
+        "serve-echo" => serve::echo,
         "pause" => local::pause,
         other => return Err(format!("no command {other:?}\n{USAGE}").into()),
     };

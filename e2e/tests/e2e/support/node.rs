@@ -1,25 +1,21 @@
 //! The node: whatever makes sandboxes. The same stories run on every kind,
 //! chosen by `STERNLINE_RUNTIME`.
 
-pub(crate) mod containerd;
 pub(crate) mod cri;
-pub(crate) mod crio;
 pub(crate) mod daemon;
-pub(crate) mod image;
 pub(crate) mod pod;
-pub(crate) mod registry;
-pub(crate) mod runtime;
 pub(crate) mod standalone;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nix::sched::{CloneFlags, setns};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 
+pub(crate) use crate::shared::runtime::Runtime;
+pub(crate) use crate::shared::system::{inside, link_up, program, run};
+pub(crate) use crate::shared::{image, registry};
 pub(crate) use pod::{Pod, Spawned};
-pub(crate) use runtime::Runtime;
 
 /// Bound on a runtime's word that it is ready.
 const READY: Duration = Duration::from_secs(60);
@@ -61,7 +57,10 @@ impl Node {
                 ("standalone".to_owned(), Kind::Standalone(kind))
             }
             _ => {
-                registry::serve(image::Image::pack(probe)?).await?;
+                let listener = TcpListener::bind(image::REGISTRY).await;
+                let listener =
+                    listener.with_context(|| format!("no registry on {}", image::REGISTRY))?;
+                registry::serve(listener, [image::Image::probe(probe)?].into());
                 let release = runtime.release().context("no release")?;
                 let daemon = daemon::Daemon::start(release).await?;
                 let cri = cri::Cri::connect(daemon.socket()).await?;
@@ -225,60 +224,4 @@ impl Node {
             Kind::Cri(node) => node.daemon.lock().await.stop().await,
         }
     }
-}
-
-/// Runs `work` on a thread of its own inside a network namespace; what it
-/// starts there stays there, the thread ends.
-///
-/// # Errors
-/// The namespace cannot be entered, or `work` fails.
-pub(crate) fn inside<T: Send + 'static>(
-    namespace: &Path,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let path = namespace.to_owned();
-    let thread = std::thread::spawn(move || {
-        let file = File::open(&path)?;
-        setns(file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter {}", path.display()))?;
-        work()
-    });
-    match thread.join() {
-        Ok(result) => result,
-        Err(_) => bail!("panicked inside {}", namespace.display()),
-    }
-}
-
-/// Brings an interface of the caller's network namespace up.
-///
-/// # Errors
-/// `ip` is missing or refuses.
-pub(crate) fn link_up(name: &str) -> Result<()> {
-    run(std::process::Command::new(program("ip")?).args(["link", "set", name, "up"]))
-}
-
-/// Runs a short command of the system.
-///
-/// # Errors
-/// It fails; the error has what it said.
-pub(crate) fn run(command: &mut std::process::Command) -> Result<()> {
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    bail!("{command:?} failed: {}", said.trim())
-}
-
-/// Finds a program of the system, also where a user's PATH does not look.
-///
-/// # Errors
-/// It is not installed; the error says how to install it.
-pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':')
-        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"])
-        .map(|dir| Path::new(dir).join(name))
-        .find(|path| path.is_file())
-        .with_context(|| format!("{name} is not installed: run hack/install-test-deps"))
 }

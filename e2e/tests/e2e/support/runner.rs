@@ -4,10 +4,11 @@ use super::binder::Form;
 use super::enclosure::{self, Part};
 use super::leftovers::Inventory;
 use super::node::{Node, Runtime};
+use super::programs;
 use super::recorder::Recorder;
 use super::stage::Stage;
-use super::{process, programs};
 use crate::endurance::Endurance;
+use crate::shared::watchdog::Watchdog;
 use crate::stories;
 use anyhow::{Context as _, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -17,7 +18,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use sternline_e2e::record::Record;
 
@@ -105,7 +105,7 @@ pub(crate) fn main() -> Result<ExitCode> {
             |_: &Story| -> Box<dyn FnOnce() -> Result<(), Failed> + Send> { Box::new(|| Ok(())) };
         return Ok(libtest_mimic::run(&arguments, trials(runtime, nobody)).exit_code());
     }
-    if let Part::Over(code) = enclosure::enter(programs::prepare)? {
+    if let Part::Over(code) = enclosure::enter("sternline-e2e", programs::prepare)? {
         return Ok(code);
     }
     let recorder = Arc::new(Recorder::from_environment()?);
@@ -218,24 +218,4 @@ fn tell_story(
 
 fn failed(error: &anyhow::Error) -> Failed {
     Failed::from(format!("{error:?}"))
-}
-
-/// Ends the run if a story blocks a thread, which no timer can end.
-struct Watchdog {
-    _alive: std::sync::mpsc::Sender<()>,
-}
-
-impl Watchdog {
-    fn start(name: &str, limit: Duration) -> Self {
-        let (alive, gone) = channel::<()>();
-        let name = name.to_owned();
-        std::thread::spawn(move || {
-            if gone.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                let text = process::tail(&format!("error: {name} hangs: the run ends here"));
-                let _ = std::io::stderr().write_all(text.as_bytes());
-                std::process::exit(101);
-            }
-        });
-        Self { _alive: alive }
-    }
 }

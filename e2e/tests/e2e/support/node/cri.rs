@@ -1,8 +1,9 @@
 //! Pods of a container runtime, made and watched through the CRI as kubelet
 //! does it.
 
-use super::pod::{Output, PROBE};
+use super::pod::Output;
 use super::{PodWish, READY, Runtime, image};
+use crate::shared::image::PROBE;
 use crate::support::{enclosure, until};
 use anyhow::{Context as _, Result, bail};
 use hyper_util::rt::TokioIo;

@@ -1,39 +1,21 @@
 //! A container runtime of the run's own: its process, whatever its kind.
 
-use super::runtime::{Engine, Release};
-use super::{containerd, crio};
-use crate::support::enclosure::STATE;
+use crate::shared::enclosure::STATE;
+use crate::shared::recipe::Recipe;
+use crate::shared::runtime::Release;
+use crate::shared::system;
 use crate::support::process::Process;
 use crate::support::until;
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::process::Command;
 
 /// Bound on its start and its end.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where distributions and the upstream archives put the CNI plugins.
-const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-
-/// How a runtime is started.
-pub(crate) struct Recipe {
-    /// The daemon.
-    pub(crate) program: PathBuf,
-    /// Its arguments.
-    pub(crate) arguments: Vec<OsString>,
-    /// Where it looks for programs before it looks in `PATH`.
-    pub(crate) programs: Option<PathBuf>,
-    /// What it finds in its environment.
-    pub(crate) environment: Vec<(&'static str, PathBuf)>,
-    /// Where it listens: the default that clients look for.
-    pub(crate) socket: &'static str,
-}
 
 /// The daemon.
 pub(crate) struct Daemon {
@@ -51,7 +33,7 @@ impl Daemon {
     /// It is not installed or does not start.
     pub(crate) async fn start(release: Release) -> Result<Self> {
         // Every one looks for it by name.
-        super::program("runc")?;
+        system::program("runc")?;
         let directory = home(release);
         let mut this = Self {
             recipe: recipe(release, &directory)?,
@@ -114,17 +96,7 @@ impl Daemon {
                 Some(code) => bail!("the runtime ended with {code}; {}", process.story()),
             };
         }
-        let mut command = Command::new(&self.recipe.program);
-        command.args(&self.recipe.arguments);
-        command.envs(
-            self.recipe
-                .environment
-                .iter()
-                .map(|(name, value)| (name, value)),
-        );
-        if let Some(programs) = &self.recipe.programs {
-            command.env("PATH", first_in_path(programs)?);
-        }
+        let command = self.recipe.command(&[])?;
         self.starts += 1;
         let name = format!("runtime-{}", self.starts);
         let mut process = Process::start(&name, command, &self.directory)?;
@@ -165,14 +137,6 @@ impl Daemon {
     }
 }
 
-fn first_in_path(directory: &Path) -> Result<OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let rest = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    Ok(std::env::join_paths(
-        std::iter::once(directory.to_owned()).chain(rest),
-    )?)
-}
-
 /// Some runtimes leave their storage mounted.
 fn unmount_below(directory: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
@@ -195,21 +159,7 @@ fn home(release: Release) -> PathBuf {
 fn recipe(release: Release, directory: &Path) -> Result<Recipe> {
     fs::create_dir_all(directory.join("cni"))?;
     fs::write(directory.join("cni/10-pods.conflist"), network(directory))?;
-    match release.engine {
-        Engine::Containerd { config } => containerd::recipe(release, config, directory),
-        Engine::CriO => crio::recipe(release, directory),
-    }
-}
-
-/// Where the CNI plugins are.
-///
-/// # Errors
-/// They are not installed; the error says how to install them.
-pub(crate) fn cni_plugins() -> Result<&'static str> {
-    let mut directories = CNI_DIRECTORIES.into_iter();
-    directories
-        .find(|dir| Path::new(dir).join("bridge").is_file())
-        .context("the CNI plugins are not installed: run hack/install-test-deps")
+    Recipe::write(release, directory)
 }
 
 /// A bridge in the run's own network namespace. No address translation: pods

@@ -7,9 +7,6 @@ use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Where the probe stands in its image.
-pub(crate) const PROBE: &str = "/sternline-probe";
-
 /// A sandbox.
 pub(crate) enum Pod {
     Standalone(standalone::Pod),

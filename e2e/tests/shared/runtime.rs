@@ -120,28 +120,35 @@ impl Release {
     /// # Errors
     /// It is not there; the error says how to get it.
     pub(crate) fn directory(self) -> Result<Option<PathBuf>> {
-        let name = self.name;
-        let Some(version) = version(name) else {
-            return Ok(None);
-        };
-        let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
-            Some(path) => PathBuf::from(path),
-            None => {
-                PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache")
-            }
-        };
-        let directory = cache.join(format!("sternline/runtimes/{name}-{version}"));
-        if !directory.is_dir() {
-            bail!(
-                "{name} {version} is not in {}: run hack/install-test-deps {name}",
-                directory.display()
-            );
-        }
-        Ok(Some(directory))
+        built(self.name)
     }
 }
 
-fn version(name: &str) -> Option<&'static str> {
+/// Where what `hack/runtimes` calls `name` was built; nothing for what it does not
+/// list.
+///
+/// # Errors
+/// It is not there; the error says how to get it.
+pub(crate) fn built(name: &str) -> Result<Option<PathBuf>> {
+    let Some(version) = version(name) else {
+        return Ok(None);
+    };
+    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    let directory = cache.join(format!("sternline/runtimes/{name}-{version}"));
+    if !directory.is_dir() {
+        bail!(
+            "{name} {version} is not in {}: run hack/build-runtime {name}",
+            directory.display()
+        );
+    }
+    Ok(Some(directory))
+}
+
+/// The version of what `hack/runtimes` calls `name`.
+pub(crate) fn version(name: &str) -> Option<&'static str> {
     let mut lines = BUILT.lines().map(str::split_whitespace);
     lines.find_map(|mut words| (words.next()? == name).then(|| words.next())?)
 }

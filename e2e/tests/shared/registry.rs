@@ -1,32 +1,23 @@
-//! A registry on loopback with one image, for runtimes to pull as they pull
-//! any other.
+//! A registry on loopback, for runtimes to pull from as they pull any image.
 
-use super::image::{Image, REGISTRY};
-use anyhow::{Context as _, Result};
+use super::image::Image;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Serves `image` until the run ends.
-///
-/// # Errors
-/// The port is taken.
-pub(crate) async fn serve(image: Image) -> Result<()> {
-    let listener = TcpListener::bind(REGISTRY).await;
-    let listener = listener.with_context(|| format!("no registry on {REGISTRY}"))?;
-    let image = Arc::new(image);
+/// Serves `images` on `listener` until the run ends.
+pub(crate) fn serve(listener: TcpListener, images: Arc<[Image]>) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let image = image.clone();
+            let images = images.clone();
             // A client that goes away is no failure.
-            tokio::spawn(async move { answer(stream, &image).await.ok() });
+            tokio::spawn(async move { answer(stream, &images).await.ok() });
         }
     });
-    Ok(())
 }
 
 /// One request, one answer.
-async fn answer(mut stream: TcpStream, image: &Image) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, images: &[Image]) -> std::io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut lines = BufReader::new(reader).lines();
     let request = lines.next_line().await?.unwrap_or_default();
@@ -40,8 +31,11 @@ async fn answer(mut stream: TcpStream, image: &Image) -> std::io::Result<()> {
         words.next().unwrap_or_default(),
         words.next().unwrap_or_default(),
     );
-    let found = image.find(path);
+    let path = path.trim_start_matches("/v2").trim_start_matches('/');
+    let found = images.iter().find_map(|image| image.find(path));
     let head = match &found {
+        // Whether it is a registry at all.
+        _ if path.is_empty() => "200 OK\r\nContent-Length: 0".to_owned(),
         Some(blob) => format!(
             "200 OK\r\nContent-Type: {}\r\nDocker-Content-Digest: {}\r\nContent-Length: {}",
             blob.media_type,

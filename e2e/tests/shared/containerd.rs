@@ -1,8 +1,9 @@
 //! A containerd of the run's own, configured as a node would have it.
 
-use super::daemon::{Recipe, cni_plugins};
+use super::image;
+use super::recipe::{Recipe, cni_plugins};
 use super::runtime::Release;
-use super::{image, program};
+use super::system::program;
 use anyhow::Result;
 use std::fs;
 use std::path::Path;

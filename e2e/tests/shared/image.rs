@@ -1,7 +1,6 @@
-//! The probe as a container image: one file, packed without any other tool.
+//! Container images: a few files each, packed without any other tool.
 
-use super::pod::PROBE;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -13,13 +12,17 @@ use tar::{Builder, Header};
 /// it is on loopback.
 pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 
-/// The image's name.
+/// The name of the probe's image.
 pub(crate) const NAME: &str = "127.0.0.1:5000/probe:1";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// The image as a registry serves it.
+/// Where the probe stands in its image.
+pub(crate) const PROBE: &str = "/sternline-probe";
+
+/// An image as a registry serves it.
 pub(crate) struct Image {
+    repository: String,
     manifest: Blob,
     blobs: [Blob; 2],
 }
@@ -47,17 +50,32 @@ impl Blob {
 }
 
 impl Image {
-    /// Packs the probe.
+    /// Packs the probe, which pauses unless it is told otherwise.
     ///
     /// # Errors
     /// It is not readable.
-    pub(crate) fn pack(probe: &Path) -> Result<Self> {
+    pub(crate) fn probe(probe: &Path) -> Result<Self> {
+        Self::pack("probe", &[PROBE, "pause"], &[(PROBE, probe)])
+    }
+
+    /// Packs `files`, each a place in the image and what is to stand there.
+    ///
+    /// # Errors
+    /// One is not readable.
+    pub(crate) fn pack(
+        repository: &str,
+        entrypoint: &[&str],
+        files: &[(&str, &Path)],
+    ) -> Result<Self> {
         let mut layer = Builder::new(Vec::new());
-        let mut header = Header::new_gnu();
-        let probe = fs::read(probe)?;
-        header.set_size(probe.len() as u64);
-        header.set_mode(0o755);
-        layer.append_data(&mut header, PROBE.trim_start_matches('/'), &probe[..])?;
+        for (place, file) in files {
+            let mut header = Header::new_gnu();
+            let bytes =
+                fs::read(file).with_context(|| format!("cannot pack {}", file.display()))?;
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o755);
+            layer.append_data(&mut header, place.trim_start_matches('/'), &bytes[..])?;
+        }
         let layer = layer.into_inner()?;
         let layer = Blob::new("application/vnd.oci.image.layer.v1.tar", layer);
         let architecture = match std::env::consts::ARCH {
@@ -68,7 +86,7 @@ impl Image {
         let config = serde_json::to_vec(&json!({
             "architecture": architecture,
             "os": "linux",
-            "config": { "Entrypoint": [PROBE, "pause"] },
+            "config": { "Entrypoint": entrypoint },
             "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
         }))?;
         let config = Blob::new("application/vnd.oci.image.config.v1+json", config);
@@ -79,21 +97,19 @@ impl Image {
             "layers": [layer.described()],
         }))?;
         Ok(Self {
+            repository: repository.to_owned(),
             manifest: Blob::new(MANIFEST, manifest),
             blobs: [layer, config],
         })
     }
 
-    /// What stands at a path of the registry's API.
+    /// What stands at a path of the registry's API, below `/v2/`.
     pub(crate) fn find(&self, path: &str) -> Option<&Blob> {
-        match path.trim_start_matches("/v2").trim_start_matches('/') {
-            // Whether it is a registry at all: any answer will do.
-            "" => Some(&self.blobs[1]),
-            path if path.starts_with("probe/manifests/") => Some(&self.manifest),
-            path => {
-                let digest = path.strip_prefix("probe/blobs/")?;
-                self.blobs.iter().find(|blob| blob.digest == digest)
-            }
+        let path = path.strip_prefix(self.repository.as_str())?;
+        if path.starts_with("/manifests/") {
+            return Some(&self.manifest);
         }
+        let digest = path.strip_prefix("/blobs/")?;
+        self.blobs.iter().find(|blob| blob.digest == digest)
     }
 }

@@ -1,8 +1,9 @@
 //! A CRI-O of the run's own, configured as a node would have it.
 
-use super::daemon::{Recipe, cni_plugins};
+use super::image;
+use super::recipe::{Recipe, cni_plugins};
 use super::runtime::Release;
-use super::{image, program};
+use super::system::program;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -67,7 +68,8 @@ for argument in "$@"; do
     case $before in
     --bundle | -b) sed -z -i -E \
         -e 's/("oomScoreAdj": *)-[0-9]+/\10/' \
-        -e 's/"hugepageLimits": *\[[^]]*\],//' "$argument/config.json" ;;
+        -e 's/"hugepageLimits": *\[[^]]*\],//' \
+        -e 's/,[[:space:]]*"hugepageLimits": *\[[^]]*\]//' "$argument/config.json" ;;
     esac
     before=$argument
 done

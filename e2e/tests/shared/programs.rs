@@ -66,7 +66,7 @@ fn built(name: &str) -> Result<PathBuf> {
 /// A C library inside, so that it runs in an empty image; optimised, so that
 /// it is not what a test measures; in a directory of its own, so that these
 /// flags do not rebuild everything else.
-fn build_probe() -> Result<()> {
+pub(crate) fn build_probe() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--quiet", "--release", "--locked"])

@@ -2,7 +2,7 @@
 //! on a full pipe and what it said can be read at any time; killed when
 //! dropped.
 
-use super::until;
+use super::check::until;
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

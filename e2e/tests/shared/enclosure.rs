@@ -30,6 +30,15 @@ const CGROUP: &str = "STERNLINE_E2E_CGROUP";
 /// Everything that the run keeps in the file system, on a tmpfs of its own.
 pub(crate) const STATE: &str = "/run/sternline-e2e";
 
+/// Where container runtimes, CNI plugins and kubelets keep their state, whatever they
+/// are told: empty in the run.
+pub(crate) const WRITTEN: [&str; 4] = [
+    "/run",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+];
+
 /// What `main` is to do.
 pub(crate) enum Part {
     /// End with this code: the run is over.
@@ -38,18 +47,19 @@ pub(crate) enum Part {
     Inside,
 }
 
-/// Goes one step further inwards. Must be called before any thread exists.
+/// Goes one step further inwards. Must be called before any thread exists. The
+/// cgroups of a run of `suite` are called so, and by the number of the process.
 ///
 /// # Errors
 /// Not root, or the kernel refuses a namespace or a mount.
-pub(crate) fn enter(prepare: impl FnOnce() -> Result<()>) -> Result<Part> {
+pub(crate) fn enter(suite: &str, prepare: impl FnOnce() -> Result<()>) -> Result<Part> {
     match std::env::var(STAGE).as_deref() {
         Err(_) => {
             if !Uid::effective().is_root() {
                 bail!("end-to-end tests make namespaces and containers: run them as root");
             }
             prepare()?;
-            outside().map(Part::Over)
+            outside(suite).map(Part::Over)
         }
         Ok("init") => init().map(Part::Over),
         Ok(_) => Ok(Part::Inside),
@@ -61,9 +71,11 @@ pub(crate) fn cgroup_parent() -> String {
     format!("/{}", std::env::var(CGROUP).unwrap_or_default())
 }
 
-fn outside() -> Result<ExitCode> {
-    let cgroup = format!("sternline-e2e-{}", std::process::id());
-    remove_cgroups();
+fn outside(suite: &str) -> Result<ExitCode> {
+    let cgroup = format!("{suite}-{}", std::process::id());
+    remove_cgroups(suite);
+    let absent = WRITTEN.map(Path::new).into_iter();
+    let absent: Vec<_> = absent.filter(|dir| !dir.exists()).collect();
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
         .context("the kernel gives no PID, mount and network namespaces")?;
     let mut init = Command::new(std::env::current_exe()?)
@@ -73,7 +85,17 @@ fn outside() -> Result<ExitCode> {
         .spawn()
         .context("cannot start process 1 of the run's PID namespace")?;
     let status = init.wait()?;
-    remove_cgroups();
+    remove_cgroups(suite);
+    for tree in cgroup_trees() {
+        let left = tree.join(&cgroup);
+        if left.exists() {
+            bail!("{} is left: something of the run goes on", left.display());
+        }
+    }
+    for dir in absent {
+        // What the run made to mount something there; never what is in use.
+        let _ = fs::remove_dir(dir);
+    }
     Ok(code(status.code().unwrap_or(1)))
 }
 
@@ -91,8 +113,7 @@ fn init() -> Result<ExitCode> {
         nothing,
     )
     .context("cannot mount /proc")?;
-    // Where the packages of container runtimes and CNI keep their state.
-    for dir in ["/run", "/var/lib/cni", "/var/lib/containerd"] {
+    for dir in WRITTEN {
         fs::create_dir_all(dir)?;
         mount(
             Some("tmpfs"),
@@ -108,7 +129,7 @@ fn init() -> Result<ExitCode> {
     // Runtimes expect a tree whose mounts can be handed to containers.
     let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
     mount(nothing, "/", nothing, shared, nothing).context("cannot share the mounts")?;
-    super::node::link_up("lo")?;
+    super::system::link_up("lo")?;
     // Targets of a thousand connections need more than the usual soft limit.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
@@ -136,18 +157,29 @@ fn code(status: i32) -> ExitCode {
     u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Removes what this run, or one that was killed, left in the cgroup tree,
-/// which namespaces do not cover. The kernel refuses to remove those in use.
-fn remove_cgroups() {
-    let root = Path::new("/sys/fs/cgroup");
-    let trees = dirs(root).into_iter().chain([root.to_owned()]);
-    for tree in trees {
-        for dir in dirs(&tree) {
-            let name = dir.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("sternline-e2e-") {
-                remove_tree(&dir);
-            }
+/// Removes what this run of a suite, or one that was killed, left in the cgroup
+/// tree, which namespaces do not cover. The kernel refuses to remove those in use.
+fn remove_cgroups(suite: &str) {
+    let prefix = format!("{suite}-");
+    for dir in cgroup_trees().iter().flat_map(|tree| dirs(tree)) {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let Some(run) = name.strip_prefix(&prefix) else {
+            continue;
+        };
+        // Those of a run that goes on beside this one may be empty now.
+        let mine = run.parse() == Ok(std::process::id());
+        if mine || !Path::new("/proc").join(run).exists() {
+            remove_tree(&dir);
         }
+    }
+}
+
+/// Where cgroups hang: one tree, or one for each controller.
+pub(crate) fn cgroup_trees() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    match root.join("cgroup.controllers").exists() {
+        true => vec![root.to_owned()],
+        false => dirs(root),
     }
 }
 

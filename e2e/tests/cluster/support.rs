@@ -1,0 +1,11 @@
+//! What the stories stand on: machines, a control plane, nodes, and the programs
+//! that people use.
+
+pub(crate) mod cluster;
+pub(crate) mod control;
+pub(crate) mod kubectl;
+pub(crate) mod machine;
+pub(crate) mod network;
+pub(crate) mod pki;
+pub(crate) mod runner;
+pub(crate) mod worker;

@@ -1,0 +1,123 @@
+//! kubectl, as somebody runs it on the workstation.
+
+use super::control::programs;
+use crate::shared::check::until;
+use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::process::Command;
+
+/// Bound on any command that does not say another.
+const BOUND: Duration = Duration::from_secs(150);
+
+/// What a command came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// kubectl with somebody's kubeconfig.
+#[derive(Debug)]
+pub(crate) struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    files: AtomicU32,
+}
+
+impl Kubectl {
+    /// For who has this kubeconfig.
+    ///
+    /// # Errors
+    /// kubectl was not built.
+    pub(crate) fn new(kubeconfig: PathBuf) -> Result<Self> {
+        Ok(Self {
+            program: programs()?.join("kubectl"),
+            kubeconfig,
+            files: AtomicU32::new(0),
+        })
+    }
+
+    /// Runs it with `words`, split at spaces, whatever comes of it.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not end.
+    pub(crate) async fn attempt(&self, words: &str) -> Result<Answer> {
+        self.with(&words.split_whitespace().collect::<Vec<_>>())
+            .await
+    }
+
+    async fn with(&self, words: &[&str]) -> Result<Answer> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(words)
+            // Discovery is cached in the home of whoever runs it.
+            .env("HOME", self.kubeconfig.with_extension("home"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(BOUND, command.output())
+            .await
+            .with_context(|| format!("kubectl {words:?} still runs after {BOUND:?}"))??;
+        Ok(Answer {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs it and expects that it works; answers what it printed.
+    ///
+    /// # Errors
+    /// It fails.
+    pub(crate) async fn run(&self, words: &str) -> Result<String> {
+        let answer = self.attempt(words).await?;
+        if answer.code == 0 {
+            return Ok(answer.stdout);
+        }
+        let Answer {
+            code,
+            stdout,
+            stderr,
+        } = answer;
+        bail!("kubectl {words} ended with {code}: {stdout}{stderr}")
+    }
+
+    /// Applies a manifest.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub(crate) async fn apply(&self, manifest: &str) -> Result<()> {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let file = self.kubeconfig.with_extension(format!("{number}.yaml"));
+        fs::write(&file, manifest)?;
+        self.run(&format!("apply -f {}", file.display())).await?;
+        Ok(())
+    }
+
+    /// Runs it again and again until it works.
+    ///
+    /// # Errors
+    /// It does not within `within`; the error has what it said last.
+    pub(crate) async fn run_until(&self, words: &str, within: Duration) -> Result<String> {
+        let last = std::sync::Mutex::new(String::new());
+        let wait = until(words, within, || async {
+            let answer = self.attempt(words).await?;
+            if answer.code == 0 {
+                return Ok(Some(answer.stdout));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if let Ok(mut last) = last.lock() {
+                *last = answer.stderr;
+            }
+            Ok(None)
+        });
+        let answer = wait.await;
+        answer.with_context(|| last.lock().map(|text| text.clone()).unwrap_or_default())
+    }
+}
