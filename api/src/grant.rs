@@ -6,6 +6,7 @@
 use crate::listen::Listen;
 use crate::v1alpha1::{Grant, Pod, Requester};
 use crate::{Failure, Reason};
+use data_encoding::BASE64URL_NOPAD;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What stands before an encoded grant in the bytes that are signed, so that the
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const SIGNED_PREFIX: &[u8] = b"sternline grant v1alpha1\0";
 
 /// Longest encoded `SignedGrant`, in bytes.
-pub const LONGEST: usize = 32 * 1024;
+pub const LONGEST: usize = 16 * 1024;
 
 /// Length of a grant's id, in bytes.
 pub const ID_LENGTH: usize = 16;
@@ -25,6 +26,24 @@ pub const SKEW: Duration = Duration::from_secs(15 * 60);
 #[must_use]
 pub fn signed_bytes(grant: &[u8]) -> Vec<u8> {
     [SIGNED_PREFIX, grant].concat()
+}
+
+/// An encoded `SignedGrant` as [`crate::protocol::GRANT_HEADER`] has it.
+#[must_use]
+pub fn to_header(signed: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(signed)
+}
+
+/// Reads what [`to_header`] has written.
+///
+/// # Errors
+/// It is something else, or longer than a grant can be.
+pub fn from_header(value: &[u8]) -> Result<Vec<u8>, Failure> {
+    if value.len() > BASE64URL_NOPAD.encode_len(LONGEST) {
+        return Err(refused(format!("the grant is longer than {LONGEST} bytes")));
+    }
+    let read = BASE64URL_NOPAD.decode(value);
+    read.map_err(|_| refused("the grant is not written in base64url"))
 }
 
 impl Grant {
@@ -219,6 +238,26 @@ mod tests {
         grant
             .permits_hold(Duration::from_millis(30_001))
             .expect_err("longer");
+    }
+
+    #[test]
+    fn a_header_holds_any_grant_and_no_more() {
+        let longest = vec![0xfe; LONGEST];
+        let header = to_header(&longest);
+        assert!(
+            header
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        );
+        assert_eq!(from_header(header.as_bytes()).expect("ours"), longest);
+        for wrong in [
+            header + "AA",
+            "a=".to_owned(),
+            "a b".to_owned(),
+            "+/".to_owned(),
+        ] {
+            from_header(wrong.as_bytes()).expect_err("not ours");
+        }
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub const TICKET_HEADER: &str = "sternline-ticket";
 /// in base64url without padding (RFC 4648, section 5).
 pub const GRANT_HEADER: &str = "sternline-grant";
 
+/// Zone of the names in the certificates of nodes: one that is called as a gateway
+/// is still none.
+pub const NODE_ZONE: &str = "node.reverse.sternline.dev";
+
 /// Path below which every session is streamed; a token or ticket follows.
 pub const SESSIONS_PATH: &str = "/v1alpha1/sessions/";
 

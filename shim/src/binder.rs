@@ -21,7 +21,7 @@ use crate::sandbox::Watched;
 use deposits::Deposits;
 
 use std::net::{SocketAddr, TcpListener};
-use sternline_api::{Failure, listen::Listen};
+use sternline_api::{Failure, listen::Listen, v1alpha1 as pb};
 use tokio::sync::watch;
 
 /// Which sandbox is meant.
@@ -53,6 +53,31 @@ pub struct PodRef {
     pub uid: String,
 }
 
+impl From<&PodRef> for pb::Pod {
+    fn from(pod: &PodRef) -> Self {
+        let PodRef {
+            namespace,
+            name,
+            uid,
+        } = pod.clone();
+        Self {
+            namespace,
+            name,
+            uid,
+        }
+    }
+}
+
+impl From<pb::Pod> for PodRef {
+    fn from(pod: pb::Pod) -> Self {
+        Self {
+            namespace: pod.namespace,
+            name: pod.name,
+            uid: pod.uid,
+        }
+    }
+}
+
 /// A sandbox that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
@@ -71,6 +96,8 @@ pub struct BindRequest {
     pub listeners: Vec<Listen>,
     /// Connections that the kernel may queue on each socket.
     pub backlog: u32,
+    /// The signed grant of a gateway, encoded; empty without one.
+    pub grant: Vec<u8>,
 }
 
 /// A socket that is bound and listening in a sandbox.

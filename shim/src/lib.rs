@@ -13,6 +13,7 @@ pub mod app;
 pub mod audit;
 pub mod binder;
 pub mod cache;
+pub mod cluster;
 pub mod config;
 pub mod drain;
 pub mod endpoint;

@@ -1,31 +1,29 @@
 //! The call, as gRPC.
 
-use crate::binder::{BindRequest, Binder, Bound, Sandbox, SandboxTarget};
+mod check;
+
+use crate::binder::{BindRequest, Binder, Bound, Sandbox};
 use crate::cache::Pass;
+use crate::cluster::Gate;
 use crate::metrics;
 use crate::sentence::plain;
-use crate::session::{self, Parts, Passes, Record, Shared, capped, refuse_wide, since_epoch};
+use crate::session::{self, Parts, Passes, Record, Shared, capped, since_epoch};
 use crate::takeover;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-use sternline_api::listen::Listen;
+use std::time::{Instant, SystemTime};
 use sternline_api::protocol::{API_VERSIONS, SESSIONS_PATH, STREAM_PROTOCOLS};
 use sternline_api::v1alpha1::{
     self as pb, reverse_port_forward_service_server::ReversePortForwardService,
 };
-use sternline_api::{Failure, Reason, span};
+use sternline_api::{Failure, Reason};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
-
-/// Most labels of a session, and their lengths in bytes.
-const MAX_LABELS: usize = 16;
-const MAX_LABEL_KEY: usize = 63;
-const MAX_LABEL_VALUE: usize = 253;
 
 /// Answers the call.
 #[derive(Clone)]
 pub struct Service {
+    /// Finds out what gateways have granted, where it is they who call.
+    gate: Option<Arc<Gate>>,
     binder: Arc<dyn Binder>,
     shared: Arc<Shared>,
     /// What stands before the path in a streaming URL.
@@ -34,25 +32,26 @@ pub struct Service {
     confined: Option<String>,
 }
 
-/// A request whose every part was checked.
-struct Checked {
-    target: SandboxTarget,
-    listeners: Vec<Listen>,
-    hold: Duration,
-    labels: BTreeMap<String, String>,
-}
-
 impl Service {
     /// A service that binds with `binder` and answers URLs that start with
     /// `streaming`.
     #[must_use]
     pub fn new(binder: Arc<dyn Binder>, shared: Arc<Shared>, streaming: String) -> Self {
         Self {
+            gate: None,
             binder,
             shared,
             streaming,
             confined: None,
         }
+    }
+
+    /// The same for gateways alone: what they grant is done, and nothing else.
+    #[must_use]
+    pub fn granted(mut self, gate: Arc<Gate>, streaming: String) -> Self {
+        self.gate = Some(gate);
+        self.streaming = streaming;
+        self
     }
 
     /// Says in its status what this process gave up.
@@ -68,7 +67,7 @@ impl Service {
         caller: pb::Requester,
     ) -> Result<pb::ReversePortForwardResponse, Failure> {
         let began = Instant::now();
-        let checked = self.check(request)?;
+        let checked = self.check(request, caller)?;
         let listeners: Vec<String> = checked.listeners.iter().map(ToString::to_string).collect();
         tracing::debug!(asked = %checked.target, listeners = %listeners.join(", "), "request is valid, binding");
         self.shared.audit.admit()?;
@@ -77,6 +76,7 @@ impl Service {
             target: checked.target,
             listeners: checked.listeners,
             backlog: self.shared.limits.connections_per_session,
+            grant: checked.grant.clone(),
         };
         // The only wait: a caller that goes away meanwhile drops what was bound.
         let bound = session::bind(&*self.binder, request, &self.shared.registry).await?;
@@ -89,7 +89,8 @@ impl Service {
         let record = Record {
             id,
             pod: bound.sandbox.pod.clone(),
-            requester: caller,
+            requester: checked.requester,
+            grant: checked.grant,
             labels: checked.labels,
             hold: checked.hold,
             created_at: SystemTime::now(),
@@ -104,6 +105,7 @@ impl Service {
                 id: record.id,
                 bound,
                 requester: record.requester,
+                grant: record.grant,
                 labels: record.labels,
                 hold: record.hold,
                 slot,
@@ -121,54 +123,6 @@ impl Service {
             bound: answer,
             expires_at_ms: since_epoch(SystemTime::now() + ttl),
             limits: Some(self.shared.limits.to_proto()),
-        })
-    }
-
-    fn check(&self, request: pb::ReversePortForwardRequest) -> Result<Checked, Failure> {
-        if request.requester.is_some() || !request.grant.is_empty() {
-            return Err(Failure::new(
-                Reason::Forbidden,
-                "requester and grant are taken from a gateway alone: leave them out on this socket",
-            ));
-        }
-        let target = match request.target.and_then(|target| target.by) {
-            // An empty id would be a prefix of any.
-            Some(pb::target::By::SandboxId(id)) if !id.is_empty() => SandboxTarget::Id(id),
-            Some(pb::target::By::Pod(_)) => {
-                return Err(Failure::new(
-                    Reason::Forbidden,
-                    "a pod can be named by a gateway alone: give the sandbox id, which `crictl pods` lists",
-                ));
-            }
-            _ => return Err(invalid("the request names no sandbox: give a sandbox id")),
-        };
-        let most = self.shared.limits.listeners_per_session as usize;
-        if request.listeners.len() > most {
-            return Err(Failure::new(
-                Reason::ListenerLimit,
-                format!(
-                    "{} listeners were asked for, and a session may have {most} (--max-listeners-per-session): ask for fewer",
-                    request.listeners.len()
-                ),
-            ));
-        }
-        let listeners = Listen::all_from_proto(&request.listeners)?;
-        refuse_wide(&listeners, self.shared.allow_wide_bind)?;
-        let options = request.options.unwrap_or_default();
-        let max_hold = self.shared.limits.max_hold;
-        let hold = Duration::from_millis(options.hold_ms);
-        if hold > max_hold {
-            return Err(invalid(format!(
-                "a hold of {} is longer than the {} that this node allows (--max-hold): ask for less",
-                span::exact(hold),
-                span::exact(max_hold)
-            )));
-        }
-        Ok(Checked {
-            target,
-            listeners,
-            hold,
-            labels: checked_labels(options.labels)?,
         })
     }
 
@@ -276,6 +230,9 @@ impl ReversePortForwardService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        if let Err(failure) = self.refuse_gateways() {
+            return answered("ListSessions", Err(failure));
+        }
         let prefix = request.into_inner().sandbox_id;
         let sessions = self.shared.registry.list();
         let sessions = sessions
@@ -291,7 +248,8 @@ impl ReversePortForwardService for Service {
         request: Request<pb::StopSessionRequest>,
     ) -> Result<Response<pb::StopSessionResponse>, Status> {
         let id = request.into_inner().session_id;
-        let found = self.shared.registry.find(&id);
+        let found = self.refuse_gateways();
+        let found = found.and_then(|()| self.shared.registry.find(&id));
         let stopped = match found {
             Ok(session) => {
                 let sentence = format!("session {} was stopped on the node", session.id);
@@ -334,25 +292,6 @@ fn caller<T>(request: &Request<T>) -> pb::Requester {
     })
 }
 
-fn checked_labels(
-    labels: std::collections::HashMap<String, String>,
-) -> Result<BTreeMap<String, String>, Failure> {
-    if labels.len() > MAX_LABELS {
-        return Err(invalid(format!(
-            "{} labels were given, and a session may have {MAX_LABELS}: give fewer",
-            labels.len()
-        )));
-    }
-    for (key, value) in &labels {
-        if key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE {
-            return Err(invalid(format!(
-                "label {key:?}: a key has 1 to {MAX_LABEL_KEY} bytes and a value up to {MAX_LABEL_VALUE}: shorten it"
-            )));
-        }
-    }
-    Ok(labels.into_iter().collect())
-}
-
 fn bound_addresses(bound: &Bound) -> Vec<pb::Bound> {
     let sockets = bound.sockets.iter();
     sockets
@@ -375,8 +314,4 @@ fn generate() -> Result<Pass, Failure> {
             format!("the system gave no random bytes: {error}"),
         )
     })
-}
-
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::new(Reason::InvalidRequest, message)
 }

@@ -42,6 +42,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+/// Longest that a requester may be, in bytes.
+pub(crate) const MAX_REQUESTER: usize = 8 * 1024;
+
 /// An upgraded connection, whatever carries it.
 pub trait TunnelIo: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> TunnelIo for T {}
@@ -122,6 +125,10 @@ pub struct Session {
     pub sandbox: Sandbox,
     /// Who asked.
     pub requester: pb::Requester,
+    /// Whether a gateway asked: nobody else's clients come to it then.
+    pub granted: bool,
+    /// The last grant of a gateway.
+    grant: Mutex<Vec<u8>>,
     /// Words of the client for lists.
     pub labels: BTreeMap<String, String>,
     /// When it was made.
@@ -190,6 +197,20 @@ impl Session {
         }
     }
 
+    /// The signed grant of a gateway that it stands on now; empty without one.
+    #[must_use]
+    pub fn grant(&self) -> Vec<u8> {
+        self.grant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A client came back with another grant, which is in place of the one before.
+    pub(crate) fn regrant(&self, grant: Vec<u8>) {
+        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = grant;
+    }
+
     /// For lists.
     #[must_use]
     pub fn to_proto(&self) -> pb::Session {
@@ -197,11 +218,7 @@ impl Session {
         pb::Session {
             session_id: self.id.clone(),
             sandbox_id: self.sandbox.id.clone(),
-            pod: self.sandbox.pod.as_ref().map(|pod| pb::Pod {
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            }),
+            pod: self.sandbox.pod.as_ref().map(Into::into),
             state: visible.state.into(),
             bound: visible.bound,
             created_at_ms: since_epoch(self.created_at),

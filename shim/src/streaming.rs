@@ -3,8 +3,9 @@
 mod tls;
 mod upgrade;
 mod waiting;
+mod way;
 
-use crate::metrics;
+pub(crate) use crate::metrics;
 use crate::session::{Arrival, Shared};
 use crate::tls::Tls;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use upgrade::Form;
 use waiting::{Place, Waiting};
+pub use way::Way;
 
 /// How long a client may take to send its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,8 +34,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the whole way to the tunnel may take.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Longest request head, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
+/// Longest request head, in bytes: a signed grant has 16 KiB, and a third more as
+/// text.
+const MAX_HEAD: usize = 32 * 1024;
 
 /// Connections that may be on their way to a tunnel at once, see [`waiting`].
 /// Each takes a descriptor out of those kept back from forwarded connections.
@@ -69,14 +72,14 @@ pub async fn serve(listener: StreamingListener, shared: Arc<Shared>, stop: Cance
         match accepted {
             Ok(Accepted::Tcp(io)) => {
                 let _ = io.set_nodelay(true);
-                tasks.spawn(connection(io, shared, place, stop));
+                tasks.spawn(connection(io, Way::Node, shared, place, stop));
             }
             Ok(Accepted::Tls(io, tls)) => {
                 let _ = io.set_nodelay(true);
                 tasks.spawn(tls::encrypted(io, tls, shared, place, stop));
             }
             Ok(Accepted::Unix(io)) => {
-                tasks.spawn(connection(io, shared, place, stop));
+                tasks.spawn(connection(io, Way::Node, shared, place, stop));
             }
             Err(error) => {
                 tracing::warn!(%error, "streaming endpoint cannot accept, trying again");
@@ -114,17 +117,22 @@ where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let place = Waiting::new(1).place().await;
-    connection(io, shared, place, stop).await;
+    connection(io, Way::Node, shared, place, stop).await;
 }
 
 /// Serves one connection up to its Upgrade.
-async fn connection<IO>(io: IO, shared: Arc<Shared>, place: Arc<Place>, stop: CancellationToken)
-where
+pub(crate) async fn connection<IO>(
+    io: IO,
+    way: Way,
+    shared: Arc<Shared>,
+    place: Arc<Place>,
+    stop: CancellationToken,
+) where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let upgrades = TaskTracker::new();
     let service = service_fn(|request| {
-        let response = respond::<IO>(request, &shared, &place, &upgrades);
+        let response = respond::<IO>(request, &way, &shared, &place, &upgrades);
         async { Ok::<_, Infallible>(response) }
     });
     let http = hyper::server::conn::http1::Builder::new()
@@ -159,6 +167,7 @@ where
 
 fn respond<IO>(
     mut request: Request<Incoming>,
+    way: &Way,
     shared: &Arc<Shared>,
     place: &Place,
     upgrades: &TaskTracker,
@@ -166,7 +175,7 @@ fn respond<IO>(
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (form, arrival) = match admit(&request, shared) {
+    let (form, arrival) = match admit(&request, way, shared) {
         Ok(admitted) => admitted,
         Err(refused) => {
             // hyper hands over what asked for an Upgrade even when it was refused,
@@ -214,7 +223,11 @@ impl From<Failure> for Refused {
     }
 }
 
-fn admit(request: &Request<Incoming>, shared: &Shared) -> Result<(Form, Arrival), Refused> {
+fn admit(
+    request: &Request<Incoming>,
+    way: &Way,
+    shared: &Shared,
+) -> Result<(Form, Arrival), Refused> {
     let path = request.uri().path();
     let Some(secret) = path.strip_prefix(SESSIONS_PATH) else {
         return Err(Failure::new(
@@ -236,10 +249,14 @@ fn admit(request: &Request<Incoming>, shared: &Shared) -> Result<(Form, Arrival)
     let form = Form::negotiate(request)?;
     // A token of a session that is about to end says less than why it ends.
     shared.registry.refusal().map_or(Ok(()), Err)?;
+    let brought = way.bring(request.headers())?;
     let most = shared.limits.tunnels_per_session;
     let arrival = shared
         .passes
-        .redeem(secret, |admission| admission.arrive(most))
+        .redeem(secret, |admission| {
+            brought.admit(&admission.session)?;
+            admission.arrive(most)
+        })
         .ok_or_else(|| {
             Failure::new(
                 Reason::TokenUnknown,

@@ -57,6 +57,7 @@ async fn bind(binder: &Formed, target: SandboxTarget) -> Result<Bound, Failure> 
         target,
         listeners: vec![loopback(0, 8080)],
         backlog: 16,
+        grant: Vec::new(),
     };
     binder.bind(request).await
 }

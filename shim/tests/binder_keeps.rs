@@ -318,7 +318,7 @@ apart! {
         let bound = loop {
             let listeners = vec![loopback(0, 8080)];
             let target = SandboxTarget::Id("web".to_owned());
-            if let Ok(bound) = binder.bind(BindRequest { target, listeners, backlog: 1 }).await {
+            if let Ok(bound) = binder.bind(BindRequest { target, listeners, backlog: 1, grant: Vec::new() }).await {
                 break bound;
             }
         };

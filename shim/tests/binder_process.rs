@@ -34,6 +34,7 @@ fn request(sandbox: &str, ports: &[u16]) -> BindRequest {
             .map(|(id, port)| loopback(id, *port))
             .collect(),
         backlog: 16,
+        grant: Vec::new(),
     }
 }
 

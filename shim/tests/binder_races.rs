@@ -73,6 +73,7 @@ story! {
                 target: SandboxTarget::Id("aa".to_owned()),
                 listeners: vec![loopback(0, PORT)],
                 backlog: 16,
+        grant: Vec::new(),
             };
             match binder.bind(request).await {
                 Ok(sockets) => {

@@ -34,6 +34,7 @@ async fn bind(binder: &Formed, sandbox: &str, listeners: &[Listen]) -> Result<Bo
         target: SandboxTarget::Id(sandbox.to_owned()),
         listeners: listeners.to_vec(),
         backlog: 16,
+        grant: Vec::new(),
     };
     binder.bind(request).await
 }

@@ -31,6 +31,7 @@ fn record(id: &str) -> Record {
         id: id.to_owned(),
         pod: None,
         requester: pb::Requester::default(),
+        grant: Vec::new(),
         labels: BTreeMap::new(),
         hold: Duration::from_secs(60),
         created_at: SystemTime::now(),

@@ -8,10 +8,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use std::fmt;
 use std::time::SystemTime;
-
-/// Names of nodes are in a zone of their own: a node that is called as a gateway
-/// is still none.
-const NODES: &str = "node.reverse.sternline.dev";
+use sternline_api::protocol::NODE_ZONE;
 
 /// Longest certificate request that is looked at, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -29,7 +26,7 @@ pub enum Profile {
 /// The name in the certificate of a node.
 #[must_use]
 pub fn node_name(node: &str) -> String {
-    format!("{node}.{NODES}")
+    format!("{node}.{NODE_ZONE}")
 }
 
 /// A certificate with its chain, and when it should be renewed.

@@ -104,6 +104,8 @@ impl<S: SandboxSource> Binder for LocalBinder<S> {
             target,
             listeners,
             backlog,
+            // Of those who look, see `cluster`.
+            grant: _,
         } = request;
         let Resolved { sandbox, netns } = self.source.resolve(&target).await?;
         let namespace = netns.id();

@@ -17,8 +17,8 @@ use sternline_api::v1alpha1 as pb;
 pub const VERSION: u32 = 1;
 
 /// Largest packet, in bytes. The largest that is ever needed, the answer to a
-/// bind of 1,024 listeners, is split long before.
-pub const MAX_PACKET: usize = 64 * 1024;
+/// bind of 1,024 listeners, is split long before; a request for them has a grant.
+pub const MAX_PACKET: usize = 128 * 1024;
 
 /// Most descriptors that the kernel lets one packet carry (`SCM_MAX_FD`).
 pub const MAX_DESCRIPTORS: usize = 253;
@@ -195,6 +195,9 @@ pub struct Bind {
     /// Connections that may wait at each socket.
     #[prost(uint32, tag = "3")]
     pub backlog: u32,
+    /// The signed grant of a gateway; empty without one.
+    #[prost(bytes = "vec", tag = "4")]
+    pub grant: Vec<u8>,
 }
 
 /// One listener.

@@ -49,6 +49,8 @@ pub struct Parts {
     pub bound: Bound,
     /// Who asked.
     pub requester: pb::Requester,
+    /// The signed grant of a gateway, if one asked; else empty.
+    pub grant: Vec<u8>,
     /// Words of the client.
     pub labels: BTreeMap<String, String>,
     /// How long the listeners outlive the tunnels.
@@ -88,6 +90,7 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         id,
         bound,
         requester,
+        grant,
         labels,
         hold,
         mut slot,
@@ -105,6 +108,8 @@ pub fn start(parts: Parts, shared: &Arc<Shared>) -> Result<Arc<Session>, Failure
         id,
         sandbox: bound.sandbox,
         requester,
+        granted: !grant.is_empty(),
+        grant: Mutex::new(grant),
         labels,
         created_at,
         hold,

@@ -21,6 +21,8 @@ pub struct Record {
     pub pod: Option<crate::binder::PodRef>,
     /// Who asked.
     pub requester: pb::Requester,
+    /// The signed grant of a gateway, if one asked; else empty.
+    pub grant: Vec<u8>,
     /// Words of the client.
     pub labels: BTreeMap<String, String>,
     /// The hold that was asked for.
@@ -62,6 +64,8 @@ struct Written {
     replaced_at_ms: u64,
     #[prost(uint64, optional, tag = "11")]
     held_until_ms: Option<u64>,
+    #[prost(bytes = "vec", tag = "12")]
+    grant: Vec<u8>,
 }
 
 impl Record {
@@ -76,6 +80,7 @@ impl Record {
             id: session.id.clone(),
             pod: session.sandbox.pod.clone(),
             requester: session.requester.clone(),
+            grant: session.grant(),
             labels: session.labels.clone(),
             hold: session.hold,
             created_at: session.created_at,
@@ -102,6 +107,7 @@ impl Record {
             previous: previous.map_or_else(Vec::new, |(pass, _)| pass.as_bytes().to_vec()),
             replaced_at_ms: previous.map_or(0, |(_, at)| since_epoch(*at)),
             held_until_ms: self.held_until.map(since_epoch),
+            grant: self.grant.clone(),
         };
         written.encode_to_vec()
     }
@@ -130,6 +136,7 @@ impl Record {
             id: written.id,
             pod: written.pod.map(Into::into),
             requester: written.requester.unwrap_or_default(),
+            grant: written.grant,
             labels: written.labels.into_iter().collect(),
             hold: Duration::from_millis(written.hold_ms),
             created_at: at(written.created_at_ms)?,
@@ -168,6 +175,7 @@ mod tests {
                 user: "uid:7".to_owned(),
                 ..pb::Requester::default()
             },
+            grant: vec![1, 2, 3],
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
             hold: Duration::from_secs(30),
             created_at: ms(1_700_000_000_123),
@@ -200,9 +208,15 @@ mod tests {
         let labels = (0..16).map(|n| (format!("{n:063}"), "v".repeat(253)));
         let record = Record {
             labels: labels.collect(),
+            grant: vec![7; sternline_api::grant::LONGEST],
+            requester: pb::Requester {
+                groups: vec!["g".repeat(super::super::MAX_REQUESTER)],
+                ..pb::Requester::default()
+            },
             ..record().1
         };
-        assert!(record.encode().len() < wire::keep::MAX_RECORD / 2);
+        let length = record.encode().len();
+        assert!(length < wire::keep::MAX_RECORD * 3 / 4, "{length}");
     }
 
     #[test]

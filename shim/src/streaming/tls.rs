@@ -1,7 +1,6 @@
 //! From an accepted connection to an encrypted one.
 
-use super::waiting::Place;
-use super::{connection, metrics};
+use super::{Place, Way, connection, metrics};
 use crate::session::Shared;
 use crate::tls::Tls;
 use std::io;
@@ -81,7 +80,7 @@ pub(super) async fn encrypted(
             .map_or_else(|outcome| outcome.label(), |_| Outcome::Ok.label()),
     );
     match shaken {
-        Ok(io) => connection(io, shared, place, stop).await,
+        Ok(io) => connection(io, Way::Node, shared, place, stop).await,
         Err(outcome) => tracing::debug!(outcome = outcome.label(), "no TLS with a client"),
     }
 }

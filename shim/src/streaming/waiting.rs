@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The connections under way to a tunnel.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     room: Arc<Semaphore>,
     /// Oldest first; those that are over are dropped now and then.
     strangers: VecDeque<Weak<Place>>,
@@ -23,7 +23,7 @@ pub(super) struct Waiting {
 
 /// A connection's place.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     evicted: CancellationToken,
     admitted: AtomicBool,
@@ -31,7 +31,7 @@ pub(super) struct Place {
 
 impl Waiting {
     /// Room for `most` connections.
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self {
             room: Arc::new(Semaphore::new(most)),
             strangers: VecDeque::new(),
@@ -41,7 +41,7 @@ impl Waiting {
 
     /// A place, if need be that of the stranger who waited longest; waits only
     /// while all places are taken by clients with a token.
-    pub(super) async fn place(&mut self) -> Arc<Place> {
+    pub(crate) async fn place(&mut self) -> Arc<Place> {
         let permit = loop {
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 break permit;
@@ -78,12 +78,12 @@ impl Waiting {
 
 impl Place {
     /// It showed a token: nobody takes its place any more.
-    pub(super) fn admit(&self) {
+    pub(crate) fn admit(&self) {
         self.admitted.store(true, SeqCst);
     }
 
     /// Resolves when it has to go.
-    pub(super) async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
         if self.admitted.load(SeqCst) {
             std::future::pending::<()>().await;

@@ -29,6 +29,11 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("signed"))
     }
 
+    /// Its certificate.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// One that is valid for long.
     pub(crate) fn issue(&self, name: &str) -> Pair {
         self.issue_until(name, 4000)
@@ -36,13 +41,24 @@ impl Authority {
 
     /// One that is valid until the first day of a year.
     pub(crate) fn issue_until(&self, name: &str, year: i32) -> Pair {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        params.not_before = date_time_ymd(2000, 1, 1);
-        params.not_after = date_time_ymd(year, 1, 1);
-        params.extended_key_usages = vec![
+        let usages = [
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        self.issue_for(&usages, name, year)
+    }
+
+    /// One for these usages alone.
+    pub(crate) fn issue_for(
+        &self,
+        usages: &[ExtendedKeyUsagePurpose],
+        name: &str,
+        year: i32,
+    ) -> Pair {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
+        params.extended_key_usages = usages.to_vec();
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.0).expect("signed");
         Pair {

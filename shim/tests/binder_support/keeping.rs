@@ -37,6 +37,7 @@ pub(crate) async fn bind(binder: &ProcessBinder, ports: impl IntoIterator<Item =
         target: SandboxTarget::Id("web".to_owned()),
         listeners: listeners.collect(),
         backlog: 16,
+        grant: Vec::new(),
     };
     binder.bind(request).await.expect("bound")
 }

@@ -110,6 +110,7 @@ impl From<&BindRequest> for Bind {
             target: Some((&request.target).into()),
             listeners: request.listeners.iter().map(listener).collect(),
             backlog: request.backlog,
+            grant: request.grant.clone(),
         }
     }
 }
@@ -143,6 +144,7 @@ impl TryFrom<Bind> for BindRequest {
             target: target.into(),
             listeners,
             backlog: bind.backlog,
+            grant: bind.grant,
         })
     }
 }
@@ -281,6 +283,7 @@ mod tests {
             target: SandboxTarget::Id("web".to_owned()),
             listeners,
             backlog: 16,
+            grant: vec![1, 2],
         }
     }
 

@@ -14,8 +14,8 @@ const MAX_NAME: usize = 512;
 const MAX_ADDRESS: usize = 512;
 
 /// Longest record, in bytes. The largest that serve makes, with 16 labels of full
-/// length, has 6 KiB.
-pub const MAX_RECORD: usize = 16 * 1024;
+/// length, a user of many groups and a long grant, has 32 KiB.
+pub const MAX_RECORD: usize = 48 * 1024;
 
 /// What to keep, beside its descriptors.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -149,6 +149,7 @@ impl Actor {
                     target: self.target.clone(),
                     listeners: vec![listen],
                     backlog: self.shared.limits.connections_per_session,
+                    grant: self.session.grant(),
                 };
                 let (request_id, listener_id) = (add.request_id, add.listener_id);
                 let sandbox = self.session.sandbox.id.clone();
