@@ -12,6 +12,7 @@ pub(crate) use ready::{Kind, clear_ready_file, write_ready_file};
 
 use crate::audit::Audit;
 use crate::binder::{Binder, ProcessBinder};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::drain::{self, Order, Orders};
 use crate::limits::{Limits, raise_descriptor_limit};
@@ -66,6 +67,9 @@ pub struct Addresses {
     pub streaming: String,
     /// Address of the metrics, if they are served.
     pub metrics: Option<SocketAddr>,
+    /// Where gateways come in, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<SocketAddr>,
 }
 
 /// A shim whose sockets are all bound.
@@ -77,6 +81,7 @@ pub struct App {
     shared: Arc<Shared>,
     call: UnixListener,
     streaming: StreamingListener,
+    cluster: Option<Cluster>,
     metrics: Option<(TcpListener, Exporter)>,
     /// The sockets of this process that the binder keeps.
     own: OwnSockets,
@@ -123,9 +128,13 @@ impl App {
         }
         // Whatever may fail comes before anything is taken over.
         let tls = sockets::tls(&config)?;
+        let cluster = Cluster::bind(&config.cluster).await?;
         let shared = Arc::new(Shared {
             audit: Audit::open(&config.audit)?,
             tls,
+            cluster: cluster
+                .as_ref()
+                .map(|cluster| Arc::clone(&cluster.identity)),
             ..shared
         });
         let mut takeover = Takeover::begin(&*binder).await?;
@@ -158,6 +167,7 @@ impl App {
             socket: config.socket.clone(),
             streaming: base,
             metrics: metrics.as_ref().and_then(|(l, _)| l.local_addr().ok()),
+            cluster: cluster.as_ref().and_then(|cluster| cluster.address().ok()),
         };
         Ok(Self {
             addresses,
@@ -166,6 +176,7 @@ impl App {
             shared,
             call,
             streaming,
+            cluster,
             metrics,
             own,
         })
@@ -233,6 +244,9 @@ impl App {
             self.addresses.streaming.clone(),
         )
         .confined(self.config.separation.in_force.clone());
+        if let Some(cluster) = self.cluster {
+            cluster.serve(service.clone(), &self.shared, &stop, &tasks)?;
+        }
         let (health, call) = serve_call(self.call, service, stop.clone()).await?;
         let mut call = tokio::spawn(call);
         let ready = self.config.ready_file.as_deref();
@@ -243,6 +257,7 @@ impl App {
             socket = %self.addresses.socket.display(),
             streaming = %self.addresses.streaming,
             metrics = self.addresses.metrics.map(|addr| addr.to_string()),
+            cluster = self.addresses.cluster.map(|addr| addr.to_string()),
             "serving"
         );
         if self.config.separation.binder.is_none() {

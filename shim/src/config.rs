@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod binder;
+mod cluster;
 mod ending;
 mod logs;
 mod source;
@@ -13,6 +14,7 @@ pub use audit::{AuditArgs, AuditTarget};
 pub use binder::{
     BinderAddress, BinderConfig, BinderLimitArgs, DEFAULT_BINDER_SOCKET, SeparationArgs, User,
 };
+pub use cluster::{ClusterArgs, TrustArgs};
 pub use ending::EndingArgs;
 pub use logs::{LogArgs, LogFormat};
 pub use source::SourceArgs;
@@ -83,6 +85,10 @@ pub struct Config {
     /// TLS of the streaming endpoint.
     #[command(flatten)]
     pub tls: TlsArgs,
+
+    /// The cluster, if the node is in one.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 
     /// The limits.
     #[command(flatten)]

@@ -52,6 +52,9 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
 }
 
 fn bind(config: BinderConfig) -> anyhow::Result<()> {
+    if config.own_network {
+        privileges::leave_network()?;
+    }
     let app = BinderApp::bind(config)?;
     privileges::confine_binder()?;
     runtime(BINDER_THREADS)?.block_on(async {

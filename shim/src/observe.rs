@@ -95,6 +95,10 @@ async fn not_ready(binder: &dyn Binder, shared: &Shared) -> Option<String> {
     if let Some(trouble) = certificate.filter(|trouble| trouble.shut) {
         return Some(trouble.sentence);
     }
+    let cluster = shared.cluster.as_ref();
+    if let Some(trouble) = cluster.and_then(|identity| identity.trouble(SystemTime::now())) {
+        return Some(trouble);
+    }
     // With --audit-required every session is refused now.
     if let Err(refusal) = shared.audit.admit() {
         return Some(refusal.message);

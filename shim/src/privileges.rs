@@ -12,7 +12,7 @@ mod seccomp;
 use crate::config::{AuditTarget, Config, StreamingAddress, User};
 use anyhow::{Context as _, bail};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, chown, setgroups, setresgid, setresuid};
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -21,6 +21,15 @@ use std::path::{Path, PathBuf};
 /// The namespace that serve tries to enter: its own, which harms nobody and needs
 /// the same capability as any other.
 const OWN_NAMESPACE: &str = "/proc/self/ns/net";
+
+/// What the gateway's name is found with.
+const NAMES: [&str; 5] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+];
 
 /// Takes serve's privileges away, if a binder process is used, and says in one
 /// sentence what is in force then.
@@ -55,7 +64,7 @@ pub fn confine_serve(config: &Config) -> anyhow::Result<Option<String>> {
         }
         tracing::warn!("{found}: allowed by --allow-privileged-serve");
     }
-    let landlock = landlock::restrict(&writable(config), &readable(config));
+    let landlock = landlock::restrict(&writable(config), &readable(config), &dialled(config));
     let seccomp = seccomp::restrict();
     let proof = match entered {
         true => "entered a network namespace",
@@ -82,6 +91,17 @@ pub fn confine_binder() -> anyhow::Result<()> {
         Uid::effective()
     );
     Ok(())
+}
+
+/// Leaves the network that the pod's containers share for an empty one: there is
+/// nobody whom the binder could dial, and nobody who could dial it. To be called
+/// while the process has one thread.
+///
+/// # Errors
+/// It may not.
+pub fn leave_network() -> anyhow::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)
+        .context("--own-network: no network namespace can be made, which takes CAP_SYS_ADMIN")
 }
 
 fn become_user(config: &Config, user: User) -> anyhow::Result<()> {
@@ -160,7 +180,12 @@ fn writable(config: &Config) -> Vec<PathBuf> {
 /// leads to, because whoever changes a file may put another in its place.
 fn readable(config: &Config) -> Vec<PathBuf> {
     let tls = &config.tls;
+    let cluster = &config.cluster;
+    let bundle = cluster.cluster_address.is_some();
+    let bundle = bundle.then(|| cluster.trust.authority_bundle.clone());
     let files = [
+        &bundle,
+        &cluster.gateway_token,
         &config.ending.switch_file,
         &tls.streaming_tls_cert,
         &tls.streaming_tls_key,
@@ -173,7 +198,18 @@ fn readable(config: &Config) -> Vec<PathBuf> {
             directory(file.canonicalize().ok().as_deref()),
         ]
     };
-    files.flat_map(led).flatten().collect()
+    let names = cluster
+        .gateway
+        .iter()
+        .flat_map(|_| NAMES.map(PathBuf::from));
+    files.flat_map(led).flatten().chain(names).collect()
+}
+
+/// Ports that serve dials: the gateway's, and that of the servers of names.
+fn dialled(config: &Config) -> Vec<u16> {
+    let gateway = config.cluster.gateway.as_ref();
+    let gateway = gateway.map(|gateway| gateway.port_u16().unwrap_or(443));
+    gateway.into_iter().flat_map(|port| [port, 53]).collect()
 }
 
 fn directory(file: Option<&Path>) -> Option<PathBuf> {

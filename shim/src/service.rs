@@ -162,6 +162,18 @@ impl Service {
                 message: trouble.map_or_else(String::new, |t| t.sentence),
             });
         }
+        if let Some(identity) = &self.shared.cluster {
+            let trouble = identity.trouble(SystemTime::now());
+            conditions.push(pb::Condition {
+                r#type: "ClusterCertificate".to_owned(),
+                status: trouble.is_none(),
+                reason: trouble
+                    .as_ref()
+                    .map_or("", |_| "certificate_missing")
+                    .to_owned(),
+                message: trouble.unwrap_or_default(),
+            });
+        }
         if let Some(confined) = &self.confined {
             conditions.push(pb::Condition {
                 r#type: "Confined".to_owned(),

@@ -27,6 +27,7 @@ use admission::Arrivals;
 use crate::audit::{Audit, SessionAudit};
 use crate::binder::Sandbox;
 use crate::cache::RequestCache;
+use crate::cluster::Identity;
 use crate::limits::{Limits, millis};
 use crate::registry::Registry;
 use crate::tls::Tls;
@@ -72,6 +73,8 @@ pub struct Shared {
     pub audit: Audit,
     /// What the streaming endpoint is encrypted with, if it is.
     pub tls: Option<Arc<Tls>>,
+    /// What gateways are shown, if they are let in.
+    pub cluster: Option<Arc<Identity>>,
 }
 
 impl Shared {
@@ -89,6 +92,7 @@ impl Shared {
             adopt: Box::new(AdoptSockets),
             audit: Audit::default(),
             tls: None,
+            cluster: None,
         }
     }
 }

@@ -19,13 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::protocol::{PROTOCOL_HEADER, SESSIONS_PATH, STREAM_PROTOCOLS};
 use sternline_api::{Failure, Reason};
+pub(crate) use tls::handshake_outcome;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use upgrade::Form;
-use waiting::{Place, Waiting};
+pub(crate) use waiting::{Place, Waiting};
 pub use way::Way;
 
 /// How long a client may take to send its request.

@@ -3,6 +3,7 @@
 use super::server::{Endpoint, Guests, Server, ServerLimits};
 use crate::app::{Hangups, Kind, clear_ready_file, warn_of_trouble, write_ready_file};
 use crate::audit::Audit;
+use crate::cluster::{Bundle, Gate, GrantedBinder};
 use crate::config::BinderConfig;
 use crate::limits::raise_descriptor_limit;
 use crate::netns::HostNetwork;
@@ -72,7 +73,12 @@ impl BinderApp {
             serve: config.serve_uid,
         };
         let hangups = Hangups::begin()?;
-        let binder = config.source.local_binder()?;
+        let mut binder = config.source.local_binder()?;
+        if let (true, Some(node)) = (config.require_grants, &config.trust.node_name) {
+            let bundle = Arc::new(Bundle::new(config.trust.authority_bundle.clone()));
+            let gate = Arc::new(Gate::new(node.clone(), bundle));
+            binder = Arc::new(GrantedBinder::new(binder, gate));
+        }
         let mut limits = ServerLimits::from(config.limits);
         let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE).max(1);
         let room = u32::try_from(room).unwrap_or(u32::MAX);

@@ -203,7 +203,7 @@ mod tests {
         let node = Gateway::of(&authority, &[ServerAuth]);
         let nobody = Gateway::of(&authority, &[]);
         let mut borrowed = node.signed(&grant("worker-1"));
-        borrowed.chain = whole.chain.clone();
+        borrowed.chain = whole.chain;
         for signed in [
             widened,
             bare,

@@ -1,6 +1,6 @@
 //! Settings of `sternline-shim binder`, and of a serve that uses one.
 
-use super::{LogArgs, SourceArgs, duration};
+use super::{LogArgs, SourceArgs, TrustArgs, duration};
 use crate::binder::server::{KeepLimits, ServerLimits};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,18 @@ pub struct BinderConfig {
     /// Where sandboxes come from.
     #[command(flatten)]
     pub source: SourceArgs,
+
+    /// Bind only what a gateway of the cluster has granted, whatever serve asks for.
+    #[arg(long, requires = "node_name", help_heading = "Cluster")]
+    pub require_grants: bool,
+
+    /// Leave the network of the pod for an empty one before anything else is done.
+    #[arg(long, help_heading = "Cluster")]
+    pub own_network: bool,
+
+    /// What gateways are known by.
+    #[command(flatten)]
+    pub trust: TrustArgs,
 
     /// The limits.
     #[command(flatten)]

@@ -1,8 +1,8 @@
-//! Landlock: which files serve can reach at all, and that it dials nobody.
+//! Landlock: which files serve can reach at all, and whom it dials.
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
-    RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, NetPort, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 use std::path::PathBuf;
 
@@ -17,10 +17,10 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// From here on this thread, and those that it starts, change nothing outside
 /// the directories `writable`, read nothing outside these and `readable`, dial no
-/// TCP address, and reach no abstract socket or process outside. Directories that
+/// TCP port but those `dialled`, and reach no abstract socket or process outside. Directories that
 /// are not there now stay out of reach. Says how much of it holds.
-pub(super) fn restrict(writable: &[PathBuf], readable: &[PathBuf]) -> String {
-    match apply(writable, readable) {
+pub(super) fn restrict(writable: &[PathBuf], readable: &[PathBuf], dialled: &[u16]) -> String {
+    match apply(writable, readable, dialled) {
         Ok(RulesetStatus::FullyEnforced) => "enforced".to_owned(),
         Ok(RulesetStatus::PartiallyEnforced) => {
             "enforced as far as this kernel knows it".to_owned()
@@ -30,7 +30,13 @@ pub(super) fn restrict(writable: &[PathBuf], readable: &[PathBuf]) -> String {
     }
 }
 
-fn apply(writable: &[PathBuf], readable: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+fn apply(
+    writable: &[PathBuf],
+    readable: &[PathBuf],
+    dialled: &[u16],
+) -> Result<RulesetStatus, RulesetError> {
+    let ports = dialled.iter();
+    let ports = ports.map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp)));
     let own = AccessFs::ReadFile
         | AccessFs::ReadDir
         | AccessFs::WriteFile
@@ -50,6 +56,7 @@ fn apply(writable: &[PathBuf], readable: &[PathBuf]) -> Result<RulesetStatus, Ru
         ))?
         .add_rules(path_beneath_rules([KEPT_OPEN], AccessFs::ReadFile))?
         .add_rules(path_beneath_rules([DESCRIPTORS], AccessFs::ReadDir))?
+        .add_rules(ports)?
         .restrict_self()?;
     Ok(status.ruleset)
 }
@@ -77,7 +84,7 @@ mod tests {
         let addr = server.local_addr().expect("bound");
         // Rules belong to a thread: the others of this test go on without.
         let confined = std::thread::spawn(move || {
-            let said = restrict(std::slice::from_ref(&own), std::slice::from_ref(&read));
+            let said = restrict(std::slice::from_ref(&own), std::slice::from_ref(&read), &[]);
             fs::read(read.join("switch")).expect("may read");
             fs::write(own.join("new"), "y").expect("may write");
             fs::rename(own.join("new"), own.join("newer")).expect("may rename");

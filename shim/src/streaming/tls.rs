@@ -112,6 +112,11 @@ async fn handshake(mut io: TcpStream, tls: &Tls) -> Result<TlsStream<TcpStream>,
     }
 }
 
+/// How a handshake with a gateway failed, as a metric has it.
+pub(crate) fn handshake_outcome(error: &io::Error) -> &'static str {
+    outcome(error).label()
+}
+
 fn outcome(error: &io::Error) -> Outcome {
     use rustls::Error as Tls;
     let inner = error

@@ -3,6 +3,7 @@
 //! needs root or a container runtime.
 
 mod call;
+mod cluster;
 mod draining;
 mod ending;
 mod holders;

@@ -97,8 +97,14 @@ impl Binder for FakeBinder {
     }
 
     async fn find(&self, target: &SandboxTarget) -> Result<Sandbox, Failure> {
-        let SandboxTarget::Id(id) = target else {
-            panic!("pods are refused before");
+        let id = match target {
+            SandboxTarget::Id(id) => id,
+            SandboxTarget::Pod(pod) => {
+                return Ok(Sandbox {
+                    id: pod.uid.clone(),
+                    pod: Some(pod.clone()),
+                });
+            }
         };
         if id == "missing" {
             return Err(Failure::new(

@@ -5,6 +5,7 @@
 
 pub(crate) mod binder;
 pub(crate) mod client;
+pub(crate) mod gateway;
 pub(crate) mod node;
 pub(crate) mod tls;
 

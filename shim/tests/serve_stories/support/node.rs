@@ -4,6 +4,7 @@ use super::{Client, FakeBinder, Head, Stream, client, within};
 use clap::Parser as _;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use sternline_api::v1alpha1::{
@@ -27,6 +28,8 @@ pub(crate) struct Node {
     channel: Channel,
     /// Where it streams, as its addresses say.
     pub(crate) streaming: String,
+    /// Where gateways come in.
+    pub(crate) cluster: Option<SocketAddr>,
     socket: PathBuf,
     stop: mpsc::Sender<Order>,
     running: JoinHandle<anyhow::Result<()>>,
@@ -56,6 +59,7 @@ impl Node {
         let app = App::bind_with(*config, binder.clone()).await;
         let app = app.expect("everything can be bound");
         let streaming = app.addresses.streaming.clone();
+        let cluster = app.addresses.cluster;
         let (stop, orders) = Orders::channel();
         let running = tokio::spawn(app.run(orders));
         let channel = Self::connect(socket.clone()).await;
@@ -64,6 +68,7 @@ impl Node {
             call: Call::new(channel.clone()),
             channel,
             streaming,
+            cluster,
             socket,
             stop,
             running,

@@ -2,8 +2,8 @@
 
 use super::{Stream, within};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use rustls::RootCertStore;
 use rustls::client::ClientConfig;
@@ -54,6 +54,26 @@ impl Authority {
             cert: cert.pem(),
             key: key.serialize_pem(),
         }
+    }
+
+    /// The certificate of a node, which is nobody's client.
+    pub(crate) fn node(&self, name: &str) -> Pair {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.signed_by(&key, &self.0).expect("signed");
+        Pair {
+            cert: cert.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// Answers a certificate request (PKCS#10) of a node.
+    pub(crate) fn answer(&self, request: &str, name: &str) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(request).expect("a request");
+        request.params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        request.signed_by(&self.0).expect("signed").pem()
     }
 
     pub(crate) fn pem(&self) -> String {
