@@ -126,6 +126,12 @@ table! {
     /// The container runtime does not answer.
     RuntimeUnavailable: "runtime_unavailable", Unavailable, 503, Cancel, 6, None;
 
+    // The way through the cluster.
+    /// The pod's node has no server that can be reached.
+    NodeUnavailable: "node_unavailable", Unavailable, 503, Cancel, 6, None;
+    /// The gateway has no answer of the Kubernetes API.
+    ClusterUnavailable: "cluster_unavailable", Unavailable, 503, Cancel, 6, None;
+
     // Listening.
     /// The address is taken.
     PortInUse: "port_in_use", AlreadyExists, 409, Cancel, 5, None;

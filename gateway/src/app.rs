@@ -1,22 +1,27 @@
 //! Puts the parts together. Everything that listens is bound before anything is
 //! announced.
 
+use crate::audit::Audit;
 use crate::authority::{Keeper, Shelf};
 use crate::config::Config;
 use crate::door::Door;
+use crate::forward::Forwards;
 use crate::kube::{Api, Client, Place};
 use crate::metrics::{self, Exporter};
+use crate::nodes::{self, Nodes};
 use crate::observe::{self, Ready as _};
 use crate::ready::{Addresses, ReadyFile};
+use crate::route::Router;
 use crate::server::{self, Faces};
 use crate::service::Service;
 use crate::sessions::Sessions;
 use anyhow::Context as _;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -56,14 +61,18 @@ impl App {
             Some(path) => Place::from_kubeconfig(path)?,
             None => Place::in_cluster()?,
         };
-        Self::bind_with(config, Arc::new(Client::new(place))).await
+        Self::bind_with(config, Arc::new(Client::new(place)), std::io::stdout()).await
     }
 
-    /// Binds everything, beside this Kubernetes API.
+    /// Binds everything, beside this Kubernetes API; audit records go to `audit`.
     ///
     /// # Errors
     /// As [`App::bind`].
-    pub async fn bind_with(config: Config, api: Arc<dyn Api>) -> anyhow::Result<Self> {
+    pub async fn bind_with(
+        config: Config,
+        api: Arc<dyn Api>,
+        audit: impl Write + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let lifetimes = config.lifetimes.authority()?;
         let observed = match config.metrics_address {
             None => None,
@@ -92,10 +101,32 @@ impl App {
         };
         let keeper = Keeper::new(Arc::clone(&api), shelf, lifetimes);
         let sessions = Sessions::new(limits.max_sessions, limits.max_sessions_per_user);
-        let service = Arc::new(Service {
-            door: Arc::new(Door::new(api)),
+        let router = Router {
+            api: Arc::clone(&api),
+            namespace: config.namespace.clone(),
+            shims: config.shims.clone(),
+            port: config.shim_port,
+        };
+        let forwards = Forwards {
+            router,
             material: keeper.material(),
             sessions: Arc::new(sessions),
+            audit: Arc::new(Audit::open(audit)?),
+            grant_lifetime: config.lifetimes.grant_lifetime,
+            max_hold: limits.max_hold,
+        };
+        let nodes = Nodes {
+            api: Arc::clone(&api),
+            namespace: config.namespace.clone(),
+            shims: config.shims.clone(),
+            material: keeper.material(),
+            lifetimes,
+            room: Semaphore::new(nodes::AT_ONCE),
+        };
+        let service = Arc::new(Service {
+            door: Arc::new(Door::new(api)),
+            forwards,
+            nodes,
             leaving: AtomicBool::new(false),
         });
         Ok(Self {
@@ -128,7 +159,7 @@ impl App {
         let door = Arc::clone(&service.door);
         let look = async move { door.run().await };
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
-        let tls = server::config(Faces(service.material.clone()))?;
+        let tls = server::config(Faces(service.forwards.material.clone()))?;
         tasks.spawn(server::serve(
             self.listener,
             TlsAcceptor::from(tls),
@@ -151,11 +182,13 @@ impl App {
             orders.recv().await;
         }
         service.leaving.store(true, SeqCst);
-        drain(&service.sessions, self.config.drain_timeout, &mut orders).await;
+        let sessions = &service.forwards.sessions;
+        drain(sessions, self.config.drain_timeout, &mut orders).await;
         stop.cancel();
         tasks.close();
         // Answers under way, and what they lead to.
         let _ = timeout(LAST, tasks.wait()).await;
+        service.forwards.audit.close().await;
         drop(file);
         Ok(())
     }

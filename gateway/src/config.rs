@@ -82,8 +82,7 @@ pub struct Config {
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics_address: Option<SocketAddr>,
 
-    /// A kubeconfig in JSON, to run outside a cluster: kubectl config view --raw --minify --flatten
-    /// --output json prints one.
+    /// A kubeconfig, to run outside a cluster; its user has a token or a client certificate.
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 

@@ -9,13 +9,16 @@ mod objects;
 mod place;
 
 pub use client::Client;
-pub use objects::{Metadata, OwnerReference, Pod, PodStatus};
+pub use objects::{
+    Condition, List, Metadata, Namespace, OwnerReference, Pod, PodOs, PodSpec, PodStatus,
+};
 pub use place::{Place, PlaceError};
 
 use serde_json::Value;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use sternline_api::{Failure, Reason};
 
 /// What the Kubernetes API is asked through.
 pub trait Api: Send + Sync + 'static {
@@ -120,6 +123,17 @@ impl ApiError {
 
     fn has(&self, wanted: u16) -> bool {
         matches!(self, Self::Refused { code, .. } if *code == wanted)
+    }
+}
+
+impl From<ApiError> for Failure {
+    /// Whoever asked is told that there is no answer; what it was is for the log.
+    fn from(error: ApiError) -> Self {
+        tracing::warn!("{error}");
+        Self::new(
+            Reason::ClusterUnavailable,
+            "the gateway has no answer of the Kubernetes API: try again; if it stays so, an administrator finds the cause in the gateway's log",
+        )
     }
 }
 

@@ -1,7 +1,8 @@
 //! The gateway: an aggregated API server for `reverse.sternline.dev`.
 //!
 //! ```text
-//! connection -> identity (who says so) -> request (what is asked for) -> a Status, or on
+//! connection -> identity (who says so) -> request (what is asked for) -> access, policy (may it)
+//!            -> route (where the pod is) -> grant, node (its shim) -> carry (bytes both ways)
 //! ```
 //!
 //! * [`app`]: puts the parts together; [`config`]: its settings;
@@ -9,6 +10,10 @@
 //! * [`identity`]: the user behind a request, as the cluster's front proxy says;
 //!   [`door`] keeps up with what the cluster says of that;
 //! * [`request`]: what a path and its query ask for, validated once;
+//! * [`forward`]: one forward from its request to its bytes, by way of [`access`],
+//!   [`policy`], [`route`], [`grant`], [`form`], [`node`] and [`carry`];
+//! * [`nodes`]: the certificates of nodes;
+//! * [`audit`]: who forwarded what;
 //! * [`sessions`]: how many forwards there are;
 //! * [`discovery`]: what the API server is told that is served here;
 //! * [`status`]: failures as the Kubernetes API tells them;
@@ -16,17 +21,27 @@
 //! * [`authority`]: the certificates of gateways and nodes, and their keys over
 //!   time.
 
+pub mod access;
 pub mod app;
+pub mod audit;
 pub mod authority;
+pub mod carry;
 pub mod config;
 pub mod discovery;
 pub mod door;
+pub mod form;
+pub mod forward;
+pub mod grant;
 pub mod identity;
 pub mod kube;
 pub mod metrics;
+pub mod node;
+pub mod nodes;
 pub mod observe;
+pub mod policy;
 pub mod ready;
 pub mod request;
+pub mod route;
 pub mod server;
 pub mod service;
 pub mod sessions;

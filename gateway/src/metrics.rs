@@ -53,6 +53,7 @@ metrics! {
     NODE_CERTIFICATES = "sternline_gateway_node_certificates_total", Counter, ["result"], "Certificates that nodes asked for: signed, refused, failed.";
     AUTHORITY_ERRORS = "sternline_gateway_authority_errors_total", Counter, [], "Times that Secret, ConfigMap or APIService of the authority could not be looked after.";
     CERTIFICATE_EXPIRY = "sternline_gateway_certificate_expiry_timestamp_seconds", Gauge, [], "When the gateway's own certificate ends, as Unix time; 0 while it has none.";
+    AUDIT_LOST = "sternline_gateway_audit_lost_total", Counter, [], "Audit records that were lost: the queue was full, or standard output could not be written.";
     LIMIT = "sternline_gateway_limit", Gauge, ["limit"], "The most of something that there may be: sessions, sessions_per_user, connections.";
 }
 
@@ -198,6 +199,11 @@ pub fn handshake(result: &'static str) {
 /// A node asked for a certificate.
 pub fn node_certificate(result: &'static str) {
     counter!(NODE_CERTIFICATES, "result" => result).increment(1);
+}
+
+/// An audit record will never be written.
+pub fn audit_lost() {
+    counter!(AUDIT_LOST).increment(1);
 }
 
 /// The authority could not be looked after.

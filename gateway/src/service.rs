@@ -1,14 +1,13 @@
 //! What is answered to each request.
 
-use crate::authority::Material;
 use crate::discovery;
 use crate::door::Door;
-use crate::identity::User;
+use crate::forward::Forwards;
 use crate::metrics;
+use crate::nodes::{self, Nodes};
 use crate::observe::{self, Ready};
 use crate::request::ForwardRequest;
 use crate::server::{Handler, Peer};
-use crate::sessions::Sessions;
 use crate::status::Status;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -16,8 +15,6 @@ use hyper::body::{Bytes, Incoming};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::SystemTime;
-use sternline_api::{Failure, Reason};
-use tokio::sync::watch;
 
 /// The body of every answer.
 pub(crate) type Body = Full<Bytes>;
@@ -26,10 +23,10 @@ pub(crate) type Body = Full<Bytes>;
 pub struct Service {
     /// Who asks.
     pub door: Arc<Door>,
-    /// What there is of the authority.
-    pub material: watch::Receiver<Option<Arc<Material>>>,
-    /// The forwards.
-    pub sessions: Arc<Sessions>,
+    /// What is made for whom may ask.
+    pub forwards: Forwards,
+    /// What gives nodes their certificates.
+    pub nodes: Nodes,
     /// Whether this gateway goes away.
     pub leaving: AtomicBool,
 }
@@ -39,7 +36,7 @@ impl Ready for Service {
         if self.leaving.load(SeqCst) {
             return Err("this gateway is shutting down".to_owned());
         }
-        if self.material.borrow().is_none() {
+        if self.forwards.material.borrow().is_none() {
             return Err("the authority is not there yet: see the log".to_owned());
         }
         if !self.door.is_ready() {
@@ -58,6 +55,9 @@ impl Handler for Service {
         if ForwardRequest::place(path).is_some() {
             return self.forward(request, peer).await;
         }
+        if path == nodes::PATH {
+            return self.certify(request, peer).await;
+        }
         match discovery::answer(path) {
             Some(found) if request.method() == Method::GET => {
                 json(StatusCode::OK, found.to_string().into_bytes())
@@ -68,11 +68,28 @@ impl Handler for Service {
 }
 
 impl Service {
-    async fn forward(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let user = self
-            .door
-            .user(&peer.chain, request.headers(), SystemTime::now());
-        let user = match user.await {
+    async fn certify(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        match self.nodes.certify(request, SystemTime::now()).await {
+            Ok(issued) => {
+                metrics::node_certificate("signed");
+                json(StatusCode::OK, issued.to_json())
+            }
+            Err(refusal) => {
+                let label = match refusal.code {
+                    500.. => "failed",
+                    _ => "refused",
+                };
+                metrics::node_certificate(label);
+                tracing::warn!(from = %peer.from, code = refusal.code, "no certificate for a node: {}", refusal.message);
+                told(&refusal)
+            }
+        }
+    }
+
+    async fn forward(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let now = SystemTime::now();
+        let user = self.door.user(&peer.chain, request.headers(), now).await;
+        let user = match user {
             Ok(user) => user,
             Err(stranger) => {
                 metrics::unauthenticated();
@@ -81,24 +98,22 @@ impl Service {
             }
         };
         peer.know();
-        let (_, pod) = ForwardRequest::place(request.uri().path()).unwrap_or_default();
-        let pod = pod.to_owned();
-        let failure = match self.admit(&request, &user) {
-            Ok(()) => Failure::new(
-                Reason::FeatureOff,
-                "this release of the gateway carries no forwards",
-            ),
-            Err(failure) => failure,
-        };
-        metrics::refused(failure.reason);
-        told(&Status::of(&failure, &pod))
-    }
-
-    fn admit(&self, request: &Request<Incoming>, user: &User) -> Result<(), Failure> {
-        let uri = request.uri();
-        let (namespace, pod) = ForwardRequest::place(uri.path()).unwrap_or_default();
-        ForwardRequest::parse(namespace, pod, uri.query().unwrap_or_default())?;
-        self.sessions.enter(&user.name).map(drop)
+        if ![Method::GET, Method::POST].contains(request.method()) {
+            return told(&Status::no_such_method(request.method(), "GET or POST"));
+        }
+        match self.forwards.open(&mut request, &user, &peer).await {
+            Ok(fields) => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response.headers_mut().extend(fields);
+                response
+            }
+            Err(failure) => {
+                tracing::info!(user = user.name, reason = %failure.reason, "{failure}");
+                let pod = ForwardRequest::place(request.uri().path());
+                told(&Status::of(&failure, pod.unwrap_or_default().1))
+            }
+        }
     }
 }
 

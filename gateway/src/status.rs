@@ -3,7 +3,7 @@
 
 use crate::request::SLOT;
 use crate::{GROUP, SUBRESOURCE};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::Serialize;
 use sternline_api::{Failure, Reason};
 
@@ -89,6 +89,18 @@ impl Status {
         Self {
             code: StatusCode::NOT_FOUND.as_u16(),
             reason: word(StatusCode::NOT_FOUND),
+            ..Self::of(&failure, "")
+        }
+    }
+
+    /// What is at the path is asked for with other methods.
+    #[must_use]
+    pub fn no_such_method(method: &Method, known: &str) -> Self {
+        let message = format!("this path is asked with {known}, not with {method}");
+        let failure = Failure::new(Reason::InvalidRequest, message);
+        Self {
+            code: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
+            reason: word(StatusCode::METHOD_NOT_ALLOWED),
             ..Self::of(&failure, "")
         }
     }
@@ -208,6 +220,8 @@ mod tests {
         let none = Status::no_such_path("/x\n");
         assert_eq!((none.code, none.reason), (404, "NotFound"));
         assert!(none.message.contains(r#""/x\n""#), "{}", none.message);
+        let method = Status::no_such_method(&Method::DELETE, "GET");
+        assert_eq!((method.code, method.reason), (405, "MethodNotAllowed"));
         let stranger = Status::unauthenticated("who?");
         assert_eq!((stranger.code, stranger.reason), (401, "Unauthorized"));
     }

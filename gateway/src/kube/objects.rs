@@ -23,6 +23,18 @@ pub struct Metadata {
     pub deletion_timestamp: Option<String>,
 }
 
+impl Metadata {
+    /// Whether the DaemonSet of this name, in its namespace, manages the object.
+    #[must_use]
+    pub fn is_of_daemon_set(&self, name: &str) -> bool {
+        let mut owners = self.owner_references.iter();
+        owners.any(|one| {
+            let kind = (one.api_version.as_str(), one.kind.as_str());
+            one.controller && kind == ("apps/v1", "DaemonSet") && one.name == name
+        })
+    }
+}
+
 /// What an object belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -35,6 +47,21 @@ pub struct OwnerReference {
     pub name: String,
     /// Whether it manages the object.
     pub controller: bool,
+}
+
+/// A list of objects.
+#[derive(Clone, Debug, Deserialize)]
+pub struct List<T> {
+    /// What is in it.
+    pub items: Vec<T>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// Its metadata.
+    pub metadata: Metadata,
 }
 
 /// A pod.

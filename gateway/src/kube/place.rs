@@ -90,7 +90,7 @@ impl Place {
         })
     }
 
-    /// That of a kubeconfig in JSON, by its current context.
+    /// That of a kubeconfig, by its current context.
     ///
     /// # Errors
     /// It cannot be read, or says too little.
@@ -105,8 +105,14 @@ impl Place {
     }
 
     fn read(text: &[u8], beside: &Path) -> Result<Self, String> {
-        let config: Kubeconfig = serde_json::from_slice(text).map_err(|error| {
-            format!("{error}: it is read in JSON, as `kubectl config view --raw --minify --flatten --output json` prints it")
+        let text = std::str::from_utf8(text).map_err(|_| "it is not text in UTF-8")?;
+        // The reader's own words would quote the file, which has secrets.
+        let config: Kubeconfig = serde_saphyr::from_str(text).map_err(|error| {
+            let at = error.location();
+            let at = at.map_or_else(String::new, |at| {
+                format!(": see line {}, column {}", at.line(), at.column())
+            });
+            format!("it is no kubeconfig in YAML that says all that is needed{at}")
         })?;
         let named = |what: &str, name: &str| format!("there is no {what} {name:?}");
         let current = &config.current_context;
@@ -306,6 +312,14 @@ mod tests {
     }
 
     #[test]
+    fn it_may_be_written_as_kubectl_does() {
+        let text = "apiVersion: v1\nkind: Config\ncurrent-context: here\ncontexts:\n- context: {cluster: c, user: u, namespace: n}\n  name: here\nclusters:\n- cluster:\n    certificate-authority: ca.crt\n    server: https://10.0.0.1:6443\n  name: c\nusers:\n- name: u\n  user:\n    tokenFile: token\n";
+        let place = Place::read(text.as_bytes(), Path::new("/etc/here")).expect("sound");
+        let said = place.token().expect_err("not there").to_string();
+        assert!(said.starts_with("/etc/here/token"), "{said}");
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused() {
         read(&config("http://10.0.0.1")).expect_err("clear text");
         let mut other = config("https://10.0.0.1");
@@ -314,7 +328,9 @@ mod tests {
         let mut bare = config("https://10.0.0.1");
         bare["clusters"][0]["cluster"] = json!({"server": "https://10.0.0.1"});
         read(&bare).expect_err("no authority");
-        let said = Place::read(b"apiVersion: v1", Path::new("/")).expect_err("YAML");
-        assert!(said.contains("--output json"), "{said}");
+        for short in [&b"apiVersion: v1"[..], b"token: [secret", b"\xff"] {
+            let said = Place::read(short, Path::new("/")).expect_err("it says too little");
+            assert!(!said.contains("secret"), "{said}");
+        }
     }
 }

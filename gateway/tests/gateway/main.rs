@@ -1,5 +1,7 @@
 //! The gateway over real TLS on loopback, beside a Kubernetes API that was made up.
 
+mod forward;
 mod program;
+mod refused;
 mod support;
 mod who;

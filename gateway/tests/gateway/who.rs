@@ -1,5 +1,6 @@
 //! Who is believed to be whom.
 
+use crate::support::client::read;
 use crate::support::cluster::{Cluster, Gateway, MAP};
 use crate::support::pki::Authority;
 use crate::support::until;
@@ -169,4 +170,53 @@ async fn told_to_go_it_is_ready_no_more_and_goes() {
         "still served"
     );
     gateway.gone().await;
+}
+
+/// A shim shows its token at the same port, beside the API, and becomes its node.
+#[tokio::test]
+async fn a_shim_gets_the_certificate_of_its_node() {
+    let cluster = Cluster::installed();
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    cluster.api.answers(reviews, |review| {
+        let valid = review["spec"]["token"] == "shims-token";
+        json!({"status": {
+            "authenticated": valid,
+            "audiences": ["sternline-gateway"],
+            "user": {
+                "username": "system:serviceaccount:sternline:sternline-shim",
+                "extra": {
+                    "authentication.kubernetes.io/pod-name": ["shim-x"],
+                    "authentication.kubernetes.io/pod-uid": ["u9"],
+                },
+            },
+        }})
+    });
+    let owner = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "sternline-shim", "controller": true,
+    });
+    let pod = json!({
+        "metadata": {"uid": "u9", "ownerReferences": [owner]},
+        "spec": {"nodeName": "worker-7"},
+    });
+    cluster
+        .api
+        .put("/api/v1/namespaces/sternline/pods/shim-x", pod);
+    let gateway = Gateway::start(&cluster, &[]).await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let request = rcgen::CertificateParams::default().serialize_request(&key);
+    let request = request.and_then(|request| request.pem()).expect("PEM");
+    for (token, code) in [("shims-token", 200), ("another", 401)] {
+        let request = http::Request::post("/v1alpha1/node-certificate")
+            .header("host", "gateway")
+            .header("authorization", format!("Bearer {token}"))
+            .body(request.clone().into())
+            .expect("a request");
+        let (answered, body) = read(gateway.stranger.send(request).await).await;
+        assert_eq!(answered, code, "{body}");
+        if code == 200 {
+            let certificate = body["certificate"].as_str().expect("PEM");
+            assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"));
+            assert!(body["notAfter"].is_string());
+        }
+    }
 }

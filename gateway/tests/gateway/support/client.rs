@@ -1,9 +1,10 @@
 //! Asks a gateway, as the API server does or as anybody else.
 
 use super::pki::Pair;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -73,6 +74,28 @@ impl Asker {
             .expect("HTTP/1.1");
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.expect("an answer")
+    }
+
+    /// Asks for a forward: the answer's fields and the stream, or a Status.
+    pub(crate) async fn forward(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<(HeaderMap, TokioIo<Upgraded>), (u16, Value)> {
+        let mut request = Request::get(path)
+            .header("host", "gateway")
+            .header("connection", "Upgrade");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).expect("a request");
+        let response = self.send(request).await;
+        if response.status() != 101 {
+            return Err(read(response).await);
+        }
+        let fields = response.headers().clone();
+        let io = hyper::upgrade::on(response).await.expect("upgraded");
+        Ok((fields, TokioIo::new(io)))
     }
 
     /// Reads an object at a path, with these fields in the request.

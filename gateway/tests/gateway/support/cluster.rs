@@ -3,10 +3,15 @@
 use super::client::Asker;
 use super::pki::{Authority, Pair};
 use super::{Fake, LONG, until};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::Parser as _;
-use serde_json::json;
-use std::sync::Arc;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use sternline_gateway::app::App;
+use sternline_gateway::authority::Keyring;
 use sternline_gateway::config::{Cli, Config};
 use sternline_gateway::kube::Api;
 use tokio::sync::mpsc;
@@ -42,6 +47,52 @@ impl Cluster {
         cluster
     }
 
+    /// Has a pod `shop/web-0` on node `worker-1`, whose shim is at this address, and
+    /// a user `ada` who may forward there.
+    pub(crate) fn with_pod(&self, shim: IpAddr) {
+        let reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        self.api.answers(reviews, |review| {
+            let spec = &review["spec"];
+            let narrow = spec["resourceAttributes"]["subresource"] == "portforward";
+            json!({"status": {"allowed": spec["user"] == "ada" && narrow}})
+        });
+        self.api
+            .put("/api/v1/namespaces/shop", json!({"metadata": {}}));
+        let policies = "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies";
+        self.api.put(policies, json!({"items": []}));
+        self.api.put(
+            "/api/v1/namespaces/shop/pods/web-0",
+            json!({
+                "metadata": {"name": "web-0", "namespace": "shop", "uid": "u1"},
+                "spec": {"nodeName": "worker-1"},
+                "status": {"phase": "Running"},
+            }),
+        );
+        let shims = "/api/v1/namespaces/sternline/pods?fieldSelector=spec.nodeName%3Dworker%2D1";
+        self.api.put(
+            shims,
+            json!({"items": [{
+                "metadata": {"ownerReferences": [
+                    {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "sternline-shim", "controller": true},
+                ]},
+                "spec": {"nodeName": "worker-1"},
+                "status": {"phase": "Running", "podIP": shim.to_string()},
+            }]}),
+        );
+    }
+
+    /// The authority of gateways and nodes, as the Secret has it.
+    pub(crate) fn ring(&self) -> Keyring {
+        let secret = self.api.object(SECRET);
+        let data = secret["data"].as_object().expect("filled");
+        let data = data.iter().map(|(name, value)| {
+            let bytes = BASE64_STANDARD.decode(value.as_str().expect("text"));
+            (name.clone(), bytes.expect("base64"))
+        });
+        let ring = Keyring::from_secret(&data.collect()).expect("sound");
+        ring.expect("filled")
+    }
+
     /// Has this authority sign front proxies.
     pub(crate) fn trust(&self, authority: &Authority) {
         let settings = json!({
@@ -59,12 +110,29 @@ impl Cluster {
     }
 }
 
+/// What was written, for whoever looks.
+#[derive(Clone, Default)]
+pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("nobody panicked").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A gateway that serves.
 pub(crate) struct Gateway {
     /// Whoever asks without a certificate.
     pub(crate) stranger: Asker,
     /// The API server.
     pub(crate) proxy: Asker,
+    /// Its audit log.
+    pub(crate) audit: Written,
     orders: mpsc::Sender<()>,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -78,7 +146,9 @@ pub(crate) fn config(flags: &[&str]) -> Config {
 impl Gateway {
     pub(crate) async fn start(cluster: &Cluster, flags: &[&str]) -> Self {
         let api = Arc::clone(&cluster.api) as Arc<dyn Api>;
-        let app = App::bind_with(config(flags), api).await.expect("bound");
+        let audit = Written::default();
+        let app = App::bind_with(config(flags), api, audit.clone()).await;
+        let app = app.expect("bound");
         let address = app.addresses.address;
         let (orders, taken) = mpsc::channel(2);
         let running = tokio::spawn(app.run(taken));
@@ -96,9 +166,23 @@ impl Gateway {
         Self {
             proxy: stranger.showing(&cluster.proxy),
             stranger,
+            audit,
             orders,
             running,
         }
+    }
+
+    /// The first record of this event, once it is there.
+    pub(crate) async fn recorded(&self, event: &str) -> Value {
+        until(async || {
+            let written = self.audit.0.lock().expect("nobody panicked").clone();
+            let written = String::from_utf8(written).expect("text");
+            let mut lines = written
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            lines.find(|line: &Value| line["event"] == event)
+        })
+        .await
     }
 
     /// Tells it to go.

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 #[path = "../../../src/kube/fake.rs"]
 mod fake;
 pub(crate) mod pki;
+pub(crate) mod shim;
 
 pub(crate) use fake::Fake;
 // What the fake is written against.
