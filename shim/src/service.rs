@@ -242,8 +242,9 @@ impl ReversePortForwardService for Service {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        if let Err(failure) = self.refuse_gateways() {
-            return answered("ListSessions", Err(failure));
+        if self.gate.is_some() {
+            let own = "sessions are listed on the node itself: run sternline there";
+            return answered("ListSessions", Err(Failure::new(Reason::Forbidden, own)));
         }
         let prefix = request.into_inner().sandbox_id;
         let sessions = self.shared.registry.list();
@@ -260,8 +261,8 @@ impl ReversePortForwardService for Service {
         request: Request<pb::StopSessionRequest>,
     ) -> Result<Response<pb::StopSessionResponse>, Status> {
         let id = request.into_inner().session_id;
-        let found = self.refuse_gateways();
-        let found = found.and_then(|()| self.shared.registry.find(&id));
+        let found = self.shared.registry.find(&id);
+        let found = found.and_then(|session| self.may_stop(session));
         let stopped = match found {
             Ok(session) => {
                 let sentence = format!("session {} was stopped on the node", session.id);

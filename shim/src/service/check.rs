@@ -2,9 +2,10 @@
 
 use super::Service;
 use crate::binder::SandboxTarget;
-use crate::session::{MAX_REQUESTER, refuse_wide};
+use crate::session::{MAX_REQUESTER, Session, refuse_wide};
 use prost::Message as _;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use sternline_api::listen::Listen;
 use sternline_api::{Failure, Reason, span, v1alpha1 as pb};
@@ -135,14 +136,14 @@ impl Service {
         Ok(hold)
     }
 
-    /// What lists sessions and stops them is for the node itself.
-    pub(super) fn refuse_gateways(&self) -> Result<(), Failure> {
-        match self.gate {
-            None => Ok(()),
-            Some(_) => Err(forbidden(
-                "sessions are listed and stopped on the node itself: run sternline there",
-            )),
+    /// Gateways end sessions of gateways; those of the node end on the node.
+    pub(super) fn may_stop(&self, session: Arc<Session>) -> Result<Arc<Session>, Failure> {
+        if self.gate.is_none() || session.granted {
+            return Ok(session);
         }
+        Err(forbidden(
+            "the session was asked for on the node itself: stop it there",
+        ))
     }
 }
 
