@@ -6,16 +6,18 @@ use crate::target::Place;
 use crate::{clean, span};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod completion;
 mod help;
+mod kubectl;
 mod socket;
 mod status;
 mod tls;
 
 pub use completion::{Completion, Shell};
+pub use kubectl::{Called, ClusterArgs, Doctor, Kubectl, Other, Plugin};
 pub use status::Status;
 pub use tls::TlsArgs;
 
@@ -62,6 +64,9 @@ pub enum Command {
     /// Listen in a sandbox and lead its connections to this machine.
     #[command(visible_alias = "fwd", long_about = help::FORWARD_ABOUT, after_help = help::FORWARD)]
     Forward(Forward),
+    /// The same through a cluster: what `kubectl reverse-port-forward` does.
+    #[command(long_about = help::KUBECTL_ABOUT, after_help = help::KUBECTL)]
+    Kubectl(Box<Kubectl>),
     /// List the sessions of this node.
     #[command(visible_alias = "ls", after_help = help::SESSIONS)]
     Sessions(Sessions),
@@ -128,25 +133,32 @@ impl Forward {
     /// # Errors
     /// A usage error with one sentence.
     pub fn check(&self) -> Result<(Place, Vec<Spec>), Fault> {
-        // As of an unquoted variable and a quoted one that are empty.
-        if self.command_missing || self.command.first().is_some_and(|word| word.is_empty()) {
-            return Err(Fault::usage(
-                "the command after -- is missing: name one, or leave -- out",
-            ));
-        }
+        check_command(self.command_missing, &self.command)?;
         let place = Place::parse(&self.place).map_err(Fault::usage)?;
         let specs =
             spec::parse_all(&self.specs).map_err(|error| Fault::usage(error.to_string()))?;
-        if self
-            .ready_file
-            .as_deref()
-            .is_some_and(|path| path.file_name().is_none())
-        {
-            return Err(Fault::usage(
-                "--ready-file names no file: give a path such as /tmp/ready.json",
-            ));
-        }
+        check_ready_file(self.ready_file.as_deref())?;
         Ok((place, specs))
+    }
+}
+
+/// Refuses an empty command to wrap, as of an unquoted variable and a quoted one
+/// that are empty.
+fn check_command(missing: bool, command: &[OsString]) -> Result<(), Fault> {
+    if missing || command.first().is_some_and(|word| word.is_empty()) {
+        return Err(Fault::usage(
+            "the command after -- is missing: name one, or leave -- out",
+        ));
+    }
+    Ok(())
+}
+
+fn check_ready_file(path: Option<&Path>) -> Result<(), Fault> {
+    match path {
+        Some(path) if path.file_name().is_none() => Err(Fault::usage(
+            "--ready-file names no file: give a path such as /tmp/ready.json",
+        )),
+        _ => Ok(()),
     }
 }
 

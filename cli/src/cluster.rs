@@ -11,6 +11,8 @@
 pub mod api;
 pub mod credentials;
 pub mod kubeconfig;
+pub mod object;
+pub mod pod;
 pub mod proxy;
 pub mod tls;
 

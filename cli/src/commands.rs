@@ -1,6 +1,7 @@
 //! The commands that make a call and print its answer.
 
 mod completion;
+pub mod kubectl;
 mod sessions;
 mod status;
 mod table;

@@ -6,8 +6,10 @@ pub mod call;
 pub mod tls;
 pub mod upgrade;
 pub mod url;
+pub mod way;
 
 pub use call::Server;
 pub use tls::Trust;
 pub use upgrade::{ByteStream, open};
 pub use url::StreamUrl;
+pub use way::Way;

@@ -12,6 +12,8 @@ pub mod exit {
     pub const OTHER: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 2;
+    /// Not allowed.
+    pub const FORBIDDEN: u8 = 4;
     /// No server, or it does not offer what was asked for.
     pub const NO_SERVER: u8 = 6;
     /// The connection was lost for good.
@@ -87,6 +89,7 @@ impl Fault {
             (Some(reason), _) => reason.label(),
             (None, exit::USAGE) => Reason::InvalidRequest.label(),
             (None, exit::NO_SERVER) => "no_server",
+            (None, exit::FORBIDDEN) => Reason::Forbidden.label(),
             (None, exit::NEVER_UP) => "interrupted",
             (None, exit::LOST) => Reason::TunnelLost.label(),
             (None, exit::NOT_EXECUTABLE | exit::NOT_FOUND) => "command_failed",

@@ -1,4 +1,4 @@
-//! `sternline forward`: one session, from the call to its end.
+//! `sternline forward` and `sternline kubectl`: one session, from the call to its end.
 //!
 //! ```text
 //! call -> URL -> upgrade -> tunnel -> Ready, checked -> announced -> served
@@ -10,6 +10,7 @@ mod connection;
 mod control;
 mod dial;
 pub mod drive;
+mod early;
 mod interrupts;
 mod live;
 mod mapping;
@@ -19,6 +20,9 @@ mod resume;
 mod serve;
 mod setup;
 mod silence;
+mod through;
+
+pub use through::Through;
 
 use crate::args::Format;
 use crate::connect::{Server, Trust};
@@ -30,6 +34,7 @@ use crate::signals::Held;
 use crate::spec::Spec;
 use crate::target::Place;
 use connection::Connections;
+use early::Early;
 use interrupts::{Interrupt, Interrupting, Interrupts};
 use live::Live;
 use mapping::Mapping;
@@ -44,6 +49,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sternline_api::Reason;
+use through::Workstation;
 
 /// What the user asked for, checked.
 #[derive(Debug)]
@@ -74,14 +80,32 @@ enum Finish {
     Command(u8),
 }
 
-/// Forwards until the end and returns the exit code.
-pub async fn run(plan: Plan, server: Server, trust: Trust, output: Output, held: Held) -> u8 {
+/// The way to a node.
+#[derive(Debug)]
+pub enum Entry {
+    /// The shim on this machine.
+    Node(Server, Trust),
+    /// A cluster.
+    Cluster(Box<Through>),
+}
+
+/// Forwards until the end and returns the exit code. Each answer may take `timeout`.
+pub async fn run(plan: Plan, entry: Entry, timeout: Duration, output: Output, held: Held) -> u8 {
     let reporter: Arc<dyn Reporter> = reporter(plan.format, plan.quiet, output.clone()).into();
     let totals = Arc::default();
-    let outside: Arc<dyn Outside> = Arc::new(Machine {
-        server: server.clone(),
-        trust,
-    });
+    let (outside, door): (Arc<dyn Outside>, Door) = match entry {
+        Entry::Node(server, trust) => {
+            let machine = Machine {
+                server: server.clone(),
+                trust,
+            };
+            (Arc::new(machine), Door::Call(server))
+        }
+        Entry::Cluster(through) => {
+            let api = Arc::clone(&through.api);
+            (Arc::new(Workstation { api }), Door::Cluster(through))
+        }
+    };
     let connections = Connections::new(
         Arc::clone(&reporter),
         Arc::clone(&totals),
@@ -90,13 +114,13 @@ pub async fn run(plan: Plan, server: Server, trust: Trust, output: Output, held:
     let forward = Forward {
         plan,
         outside,
-        timeout: server.timeout,
+        timeout,
         reporter: Arc::clone(&reporter),
         connections: Arc::new(connections),
     };
     let result = match Interrupts::open(&held, output.clone()) {
         // A tunnel is large, and there is one.
-        Ok(mut interrupts) => Box::pin(forward.run(&server, &mut interrupts, &output)).await,
+        Ok(mut interrupts) => Box::pin(forward.run(&door, &mut interrupts, &output)).await,
         Err(error) => Err(Fault::new(
             exit::OTHER,
             format!("cannot listen for signals: {error}"),
@@ -124,6 +148,14 @@ pub async fn run(plan: Plan, server: Server, trust: Trust, output: Output, held:
     exit_code
 }
 
+/// What is asked for the listeners.
+enum Door {
+    /// The call of this shim.
+    Call(Server),
+    /// A gateway, which makes the call itself.
+    Cluster(Box<Through>),
+}
+
 struct Forward {
     plan: Plan,
     outside: Arc<dyn Outside>,
@@ -135,12 +167,12 @@ struct Forward {
 
 impl Forward {
     async fn run(
-        self,
-        server: &Server,
+        mut self,
+        door: &Door,
         interrupts: &mut Interrupts,
         output: &Output,
     ) -> Result<Finish, Fault> {
-        let came_up = self.come_up(server, interrupts, output).await;
+        let came_up = self.come_up(door, interrupts, output).await;
         let (up, _ready_file) = match came_up {
             Ok(up) => up,
             Err(Early::Stopped) if self.plan.command.is_empty() => return Ok(Finish::Stopped),
@@ -172,14 +204,29 @@ impl Forward {
     /// Everything up to the first connection. A failure on the way leaves
     /// nothing behind on the server.
     async fn come_up(
-        &self,
-        server: &Server,
+        &mut self,
+        door: &Door,
         interrupts: &mut Interrupts,
         output: &Output,
     ) -> Result<(Up, Option<ReadyFile>), Early> {
         if let Some(path) = &self.plan.ready_file {
             ReadyFile::prepare(path)?;
         }
+        let up = match door {
+            Door::Call(server) => self.call(server, interrupts).await?,
+            Door::Cluster(through) => self.go_through(through, interrupts).await?,
+        };
+        let ready = up.announcement(&self.plan);
+        match self.announce(&ready, interrupts, output).await {
+            Ok(ready_file) => Ok((up, ready_file)),
+            Err(fault) => {
+                serve::goodbye(up.live, Reason::Done, "").await;
+                Err(fault.into())
+            }
+        }
+    }
+
+    async fn call(&self, server: &Server, interrupts: &mut Interrupts) -> Result<Up, Early> {
         let opened = tokio::select! {
             opened = setup::call(server, &self.plan) => opened?,
             interrupt = interrupts.next() => return Err(interrupt.into()),
@@ -189,20 +236,26 @@ impl Forward {
             up = setup::stream(&*self.outside, self.timeout, &self.plan, opened.answer) => up.map_err(Early::from),
             interrupt = interrupts.next() => Err(interrupt.into()),
         };
-        let up = match up {
-            Ok(up) => up,
-            Err(early) => {
-                setup::abandon(&mut client, session_id).await;
-                return Err(early);
-            }
+        if up.is_err() {
+            setup::abandon(&mut client, session_id).await;
+        }
+        up
+    }
+
+    /// The plan is about a pod from here on.
+    async fn go_through(
+        &mut self,
+        through: &Through,
+        interrupts: &mut Interrupts,
+    ) -> Result<Up, Early> {
+        let found = tokio::select! {
+            found = through.find(self.plan.hold) => found?,
+            interrupt = interrupts.next() => return Err(interrupt.into()),
         };
-        let ready = up.announcement(&self.plan);
-        match self.announce(&ready, interrupts, output).await {
-            Ok(ready_file) => Ok((up, ready_file)),
-            Err(fault) => {
-                serve::goodbye(up.live, Reason::Done, "").await;
-                Err(fault.into())
-            }
+        (self.plan.place, self.plan.specs) = (found.place, found.specs);
+        tokio::select! {
+            up = through::stream(&*self.outside, self.timeout, &self.plan, found.way) => Ok(up?),
+            interrupt = interrupts.next() => Err(interrupt.into()),
         }
     }
 
@@ -328,28 +381,6 @@ pub(crate) fn announced(
             )
         })
         .collect())
-}
-
-/// Why a forward did not come up.
-enum Early {
-    Stopped,
-    Fault(Fault),
-}
-
-impl From<Fault> for Early {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-impl From<Interrupt> for Early {
-    fn from(interrupt: Interrupt) -> Self {
-        match interrupt {
-            Interrupt::OutputClosed => Self::Fault(interrupts::output_closed()),
-            // No command runs yet.
-            Interrupt::Stop | Interrupt::Command(_) => Self::Stopped,
-        }
-    }
 }
 
 fn millis(span: Duration) -> u64 {

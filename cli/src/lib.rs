@@ -23,17 +23,22 @@ pub mod target;
 
 pub use sternline_api::span;
 
-use args::{Cli, Command, Common};
-use clap::Parser;
+use args::{Called, Cli, Command, Kubectl, Other, Plugin};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser as _};
+use cluster::{Api, kubeconfig};
 use connect::{Server, Trust};
 use descriptors::Descriptors;
 use fault::{Fault, exit};
-use forward::Plan;
+use forward::{Entry, Plan, Through};
 use output::Output;
+use signals::Held;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use target::Place;
 use tracing_subscriber::EnvFilter;
 
 /// Runs the command line `args` and returns the exit code.
@@ -42,64 +47,143 @@ use tracing_subscriber::EnvFilter;
 /// and the limit of descriptors of the process.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let nothing_after_hyphens = args.last().is_some_and(|word| word == "--");
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to standard output and is no error, unless it is lost.
-            if error.print().is_err() {
-                return exit::OTHER.into();
-            }
-            return u8::try_from(error.exit_code())
-                .unwrap_or(exit::USAGE)
-                .into();
-        }
-    };
-    let socket = match cli.common.socket() {
-        Ok(socket) => socket,
-        Err(fault) => return simple(&cli.common, |_| async { Err(fault) }).into(),
-    };
-    let server = Server {
-        socket,
-        timeout: cli.common.request_timeout,
-    };
-    let code = match cli.command {
-        Command::Forward(mut args) => {
-            args.command_missing = nothing_after_hyphens && args.command.is_empty();
-            run_forward(&args, &cli.common, server)
-        }
-        Command::Sessions(args) => simple(&cli.common, |output| async move {
-            commands::sessions(&server, &args, &output).await
-        }),
-        Command::Stop(args) => simple(&cli.common, |output| async move {
-            commands::stop(&server, &args, &output).await
-        }),
-        Command::Status(args) => simple(&cli.common, |output| async move {
-            commands::status(&server, &args, &output).await
-        }),
-        Command::Version(args) => simple(&cli.common, |output| async move {
-            commands::version(&server, &args, &output).await
-        }),
-        Command::Completion(args) => simple(&cli.common, |output| async move {
-            commands::completion(&args, &output)
-        }),
+    let code = match Called::by(args.first().map(OsString::as_os_str)) {
+        Called::Sternline => sternline(args),
+        Called::Plugin(name) => plugin(args, name),
+        Called::Complete => complete(&args[1..]),
     };
     code.into()
 }
 
-fn run_forward(args: &args::Forward, common: &Common, server: Server) -> u8 {
+/// What kubectl asks its plug-ins for: words that may follow `words`.
+fn complete(words: &[OsString]) -> u8 {
+    simple(0, |output| async move {
+        commands::kubectl::complete(words, &output).await;
+        Ok(())
+    })
+}
+
+/// As kubectl calls it, by this name.
+fn plugin(args: Vec<OsString>, name: &'static str) -> u8 {
+    let nothing_after_hyphens = ends_with_hyphens(&args);
+    let command = Plugin::command().bin_name(name);
+    let plugin = command
+        .try_get_matches_from(args)
+        .and_then(|matches| Plugin::from_arg_matches(&matches));
+    match plugin {
+        Ok(mut plugin) => {
+            let kubectl = &mut plugin.kubectl;
+            kubectl.command_missing = nothing_after_hyphens && kubectl.command.is_empty();
+            run_kubectl(kubectl, plugin.request_timeout, plugin.verbose)
+        }
+        Err(error) => explain(&error),
+    }
+}
+
+fn sternline(args: Vec<OsString>) -> u8 {
+    let nothing_after_hyphens = ends_with_hyphens(&args);
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    let verbose = cli.common.verbose;
+    let timeout = cli.common.request_timeout;
+    // It has no use for a shim's socket, which may be named wrongly.
+    let command = match cli.command {
+        Command::Kubectl(mut args) => {
+            args.command_missing = nothing_after_hyphens && args.command.is_empty();
+            return run_kubectl(&args, timeout, verbose);
+        }
+        other => other,
+    };
+    let socket = match cli.common.socket() {
+        Ok(socket) => socket,
+        Err(fault) => return simple(verbose, |_| async { Err(fault) }),
+    };
+    let server = Server { socket, timeout };
+    match command {
+        Command::Kubectl(_) => exit::OTHER,
+        Command::Forward(mut args) => {
+            args.command_missing = nothing_after_hyphens && args.command.is_empty();
+            run_forward(&args, verbose, server)
+        }
+        Command::Sessions(args) => simple(verbose, |output| async move {
+            commands::sessions(&server, &args, &output).await
+        }),
+        Command::Stop(args) => simple(verbose, |output| async move {
+            commands::stop(&server, &args, &output).await
+        }),
+        Command::Status(args) => simple(verbose, |output| async move {
+            commands::status(&server, &args, &output).await
+        }),
+        Command::Version(args) => simple(verbose, |output| async move {
+            commands::version(&server, &args, &output).await
+        }),
+        Command::Completion(args) => simple(verbose, |output| async move {
+            commands::completion(&args, &output)
+        }),
+    }
+}
+
+fn ends_with_hyphens(args: &[OsString]) -> bool {
+    args.last().is_some_and(|word| word == "--")
+}
+
+/// Prints what clap says. Help goes to standard output and is no error, unless it
+/// is lost.
+fn explain(error: &clap::Error) -> u8 {
+    match error.print() {
+        Ok(()) => u8::try_from(error.exit_code()).unwrap_or(exit::USAGE),
+        Err(_) => exit::OTHER,
+    }
+}
+
+fn run_kubectl(args: &Kubectl, timeout: Duration, verbose: u8) -> u8 {
+    let access = args
+        .cluster
+        .overrides()
+        .and_then(|overrides| kubeconfig::load(&overrides));
+    if let Some(Other::Doctor(doctor)) = &args.other {
+        return simple(verbose, |output| async move {
+            let api = Api::new(access?, timeout, None)?;
+            commands::kubectl::doctor(&api, doctor, &output).await
+        });
+    }
+    let checked = args.check().and_then(|object| Ok((object, access?)));
+    let (object, access) = match checked {
+        Ok(checked) => checked,
+        Err(fault) => return simple(verbose, |_| async { Err(fault) }),
+    };
+    let plan = Plan {
+        place: Place::Object(object.clone()),
+        specs: Vec::new(),
+        hold: args.hold,
+        command: args.command.clone(),
+        ready_file: args.ready_file.clone(),
+        format: args.output,
+        quiet: args.quiet,
+        descriptors: Descriptors::as_they_are(),
+    };
+    let (specs, patience) = (args.specs.clone(), args.cluster.pod_running_timeout);
+    forward(plan, timeout, verbose, |held| {
+        Ok(Entry::Cluster(Box::new(Through {
+            api: Arc::new(Api::new(access, timeout, Some(held))?),
+            object,
+            specs,
+            patience,
+        })))
+    })
+}
+
+fn run_forward(args: &args::Forward, verbose: u8, server: Server) -> u8 {
     let checked = args.check().and_then(|(place, specs)| {
         let trust = Trust::load(&args.tls)?;
         Ok((place, specs, trust))
     });
     let (place, specs, trust) = match checked {
         Ok(checked) => checked,
-        Err(fault) => return simple(common, |_| async { Err(fault) }),
+        Err(fault) => return simple(verbose, |_| async { Err(fault) }),
     };
-    // Before the output's thread, which inherits it.
-    let held = signals::hold();
-    let output = Output::standard();
-    log_to(&output, common.verbose);
     let plan = Plan {
         place,
         specs,
@@ -108,26 +192,41 @@ fn run_forward(args: &args::Forward, common: &Common, server: Server) -> u8 {
         ready_file: args.ready_file.clone(),
         format: args.output,
         quiet: args.quiet,
-        descriptors: Descriptors::raise(),
+        descriptors: Descriptors::as_they_are(),
     };
+    let timeout = server.timeout;
+    forward(plan, timeout, verbose, |_| Ok(Entry::Node(server, trust)))
+}
+
+/// Forwards by the entry that `enter` makes.
+fn forward(
+    mut plan: Plan,
+    timeout: Duration,
+    verbose: u8,
+    enter: impl FnOnce(Held) -> Result<Entry, Fault>,
+) -> u8 {
+    // Before the output's thread, which inherits it.
+    let held = signals::hold();
+    let output = Output::standard();
+    log_to(&output, verbose);
+    plan.descriptors = Descriptors::raise();
     in_runtime(&output, |output| async move {
-        match held {
-            Ok(held) => Ok(Box::pin(forward::run(plan, server, trust, output, held)).await),
-            Err(error) => Err(Fault::new(
-                exit::OTHER,
-                format!("cannot listen for signals: {}", cause(&error)),
-            )),
-        }
+        let held = held.map_err(|error| {
+            let why = cause(&error);
+            Fault::new(exit::OTHER, format!("cannot listen for signals: {why}"))
+        })?;
+        let entry = enter(held)?;
+        Ok(Box::pin(forward::run(plan, entry, timeout, output, held)).await)
     })
 }
 
 /// Runs a command that makes calls and prints.
-fn simple<F>(common: &Common, command: impl FnOnce(Output) -> F) -> u8
+fn simple<F>(verbose: u8, command: impl FnOnce(Output) -> F) -> u8
 where
     F: Future<Output = Result<(), Fault>>,
 {
     let output = Output::standard();
-    log_to(&output, common.verbose);
+    log_to(&output, verbose);
     in_runtime(&output, |output| {
         let done = command(output.clone());
         async move {

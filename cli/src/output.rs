@@ -69,7 +69,13 @@ impl Output {
 
     /// Writes an error to standard error, as every tool does.
     pub fn error(&self, message: impl std::fmt::Display) {
-        self.note(format!("error: {message}"));
+        let message = message.to_string();
+        // What an API server says is printed as kubectl prints it.
+        if message.starts_with("Error from server") {
+            self.note(message);
+        } else {
+            self.note(format!("error: {message}"));
+        }
     }
 
     fn put(&self, item: Item) {

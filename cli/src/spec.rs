@@ -19,6 +19,7 @@
 //! IPv6 addresses stand in brackets, in BIND and in HOST.
 
 mod listen;
+pub mod named;
 mod target;
 
 pub use target::Target;

@@ -1,45 +1,26 @@
 //! What the user named to listen in: `TYPE/NAME`, as in kubectl.
 
 use crate::clean::clean;
+use crate::cluster::object::{Kind, Object};
 use std::fmt;
 
 /// Longest id of a sandbox. Runtimes use 64 characters.
 const LONGEST_ID: usize = 253;
-
-/// Kinds that kubectl knows, which only a cluster can lead to a sandbox.
-const CLUSTER_KINDS: &[&str] = &[
-    "pod",
-    "pods",
-    "po",
-    "deployment",
-    "deployments",
-    "deploy",
-    "deployment.apps",
-    "statefulset",
-    "statefulsets",
-    "sts",
-    "statefulset.apps",
-    "daemonset",
-    "daemonsets",
-    "ds",
-    "daemonset.apps",
-    "replicaset",
-    "replicasets",
-    "rs",
-    "replicaset.apps",
-    "job",
-    "jobs",
-    "job.batch",
-    "service",
-    "services",
-    "svc",
-];
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The sandbox of this id, or the only one whose id starts so.
     Sandbox(String),
+    /// What leads to a pod of a cluster, until that is found.
+    Object(Object),
+    /// The pod that was found.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Place {
@@ -55,9 +36,9 @@ impl Place {
                 if shown.is_empty() { "ID" } else { &shown }
             ));
         };
-        if CLUSTER_KINDS.contains(&kind) {
+        if Kind::parse(kind).is_some() {
             return Err(format!(
-                "{}: a {kind} is found through the cluster, which needs the kubectl plug-in; on the node itself name the sandbox, sandbox/ID (`crictl pods` lists the ids)",
+                "{}: a {kind} is found through the cluster, which `sternline kubectl`, the kubectl plug-in, does; on the node itself name the sandbox, sandbox/ID (`crictl pods` lists the ids)",
                 clean(text)
             ));
         }
@@ -86,12 +67,23 @@ impl Place {
         }
         Ok(Self::Sandbox(name.to_owned()))
     }
+
+    /// The namespace of a pod.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Pod { namespace, .. } => Some(namespace),
+            Self::Sandbox(_) | Self::Object(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sandbox(id) => write!(f, "sandbox/{id}"),
+            Self::Object(object) => object.fmt(f),
+            Self::Pod { name, .. } => write!(f, "pod/{name}"),
         }
     }
 }

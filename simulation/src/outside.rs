@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
-use sternline_cli::connect::{ByteStream, StreamUrl};
+use sternline_cli::connect::{ByteStream, StreamUrl, Way};
 use sternline_cli::fault::Fault;
 use sternline_cli::forward::outside::{Later, Outside, Reached};
 use sternline_cli::fuzzing::upgrade_over;
@@ -127,12 +127,11 @@ impl fmt::Debug for Host {
 pub(crate) struct Surroundings(pub(crate) Arc<Host>);
 
 impl Outside for Surroundings {
-    fn open<'a>(
-        &'a self,
-        url: &'a StreamUrl,
-        limit: Duration,
-    ) -> Later<'a, Result<ByteStream, Fault>> {
+    fn open<'a>(&'a self, way: &'a Way, limit: Duration) -> Later<'a, Result<ByteStream, Fault>> {
         Box::pin(async move {
+            let Way::Url(url) = way else {
+                return Err(Fault::protocol("there is no cluster here"));
+            };
             let opened = timeout(limit, self.0.connect(url)).await;
             opened.unwrap_or_else(|_| Err(Fault::no_server("the node does not answer")))
         })

@@ -6,6 +6,9 @@ Examples:
   # connections to port 9003 in the sandbox reach the debugger on this machine
   sternline forward sandbox/web 9003
 
+  # the same in a pod, through the cluster of the kubeconfig
+  sternline kubectl deploy/php 9003
+
   # who listens in this node's sandboxes
   sternline sessions
 
@@ -66,6 +69,81 @@ Exit codes:
     9  the server ended the session
   With COMMAND its own code is ours, 128+n if signal n ended it; 126 if it cannot be executed, 127 \
 if it is not found, 125 if the forward never came up, 7 or 9 if it was lost or ended meanwhile.";
+
+pub(super) const KUBECTL_ABOUT: &str = "\
+Listen in a pod and lead its connections to this machine, through the cluster.
+
+Every connection that a process in the pod makes to a listener comes out at the target that \
+you name here, dialled from this machine. The listeners are on loopback of the pod, in all of its \
+containers, and vanish when this command ends. Nothing in the pod is changed or restarted. The \
+kubeconfig alone is needed, and a cluster in which Sternline is installed.";
+
+pub(super) const KUBECTL: &str = "\
+SPEC, remote first as in ssh -R:
+  SPEC   := LISTEN[:TARGET]          a lone PORT means both ends
+  LISTEN := [BIND:](PORT | NAME | 0) BIND := localhost | IPv4 | [IPv6]; 0 takes a free port
+  TARGET := PORT | HOST:PORT | unix:PATH
+  NAME is the name of a port: of a container, or with svc/ of the service, for the port of the pod \
+that it leads to. A number is always a port of the pod. A BIND outside loopback needs a \
+permission of its own.
+
+Of several pods, one that is ready is chosen, and of those the newest.
+
+Examples:
+  # localhost:9003 in a pod of the deployment is port 9003 of this machine
+  kubectl reverse-port-forward deploy/php 9003
+
+  # the same by its short name, in another namespace; the port by its name
+  kubectl rpf -n shop deploy/php xdebug
+
+  # several; the second takes a free port, the third dials another host, the fourth a socket
+  kubectl rpf web-0 8080:3000 0:3000 5432:db.internal:5432 9229:unix:/tmp/app.sock
+
+  # run a command while the forward is up
+  kubectl rpf sts/web 8080:3000 --quiet -- npm test
+
+  # for scripts: JSON events, and a file that appears when everything listens
+  kubectl rpf web-0 0:3000 -o json --ready-file /tmp/ready.json
+
+  # what is missing for a forward to work
+  kubectl rpf doctor deploy/php
+
+COMMAND starts when everything listens. Its environment has STERNLINE_BOUND, every ADDRESS:PORT \
+that listens with commas between them, and STERNLINE_PORT, the port of the first. The forward ends \
+with it.
+
+When the connection is lost, the listeners stay in the pod for --hold, new connections wait there, \
+and the session is taken up again by the same user in the same pod. Connections that were open are \
+reset.
+
+Exit codes:
+    0  asked to stop (SIGINT, SIGTERM, SIGHUP; a second one exits at once)
+    1  anything without a code of its own; standard output closed
+    2  the command line or the kubeconfig is wrong, with COMMAND too
+    3  the pod does not exist or does not run
+    4  not allowed, or not signed in
+    5  cannot listen: the port is taken, the address does not exist
+    6  no server, or Sternline is not installed there, or it is off
+    7  the connection is lost for good
+    9  the server ended the session
+  With COMMAND its own code is ours, 128+n if signal n ended it; 126 if it cannot be executed, 127 \
+if it is not found, 125 if the forward never came up, 7 or 9 if it was lost or ended meanwhile.";
+
+pub(super) const DOCTOR: &str = "\
+Each check is a line: ok, FAIL with what to do next, or skip where you may not look. Nothing is \
+opened or changed.
+
+Examples:
+  kubectl rpf doctor
+  kubectl rpf doctor deploy/php
+  kubectl rpf doctor -n shop web-0 --context prod
+
+Exit codes:
+    0  nothing failed
+    1  a check failed
+    2  the command line or the kubeconfig is wrong
+    4  not signed in
+    6  no server";
 
 pub(super) const SESSIONS: &str = "\
 Examples:

@@ -42,6 +42,17 @@ pub fn load(overrides: &Overrides) -> Result<Access, Fault> {
     }
 }
 
+/// The contexts that there are to choose from.
+///
+/// # Errors
+/// As [`load`], but that there is no kubeconfig.
+pub fn contexts(overrides: &Overrides) -> Result<Vec<String>, Fault> {
+    let variable = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+    let found = read_all(overrides.kubeconfig.as_deref(), variable, home())?;
+    let all = found.iter().flat_map(File::contexts);
+    Ok(all.map(ToOwned::to_owned).collect())
+}
+
 /// Everything that the files say together; `None` if there is no file.
 fn read_all(
     flag: Option<&Path>,

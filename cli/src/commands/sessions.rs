@@ -28,6 +28,7 @@ pub async fn sessions(server: &Server, args: &Sessions, output: &Output) -> Resu
     let sandbox_id = match args.place.as_deref().map(Place::parse) {
         None => String::new(),
         Some(Ok(Place::Sandbox(id))) => id,
+        Some(Ok(other)) => return Err(Fault::usage(format!("{other} is no sandbox of this node"))),
         Some(Err(sentence)) => return Err(Fault::usage(sentence)),
     };
     let mut client = server.connect().await?;

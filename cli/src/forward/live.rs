@@ -2,7 +2,7 @@
 
 use super::control::ended;
 use super::outside::Outside;
-use crate::connect::{ByteStream, StreamUrl};
+use crate::connect::{ByteStream, Way};
 use crate::fault::{Fault, exit};
 use crate::span;
 use std::time::Duration;
@@ -25,15 +25,15 @@ pub(super) struct Live {
     pub(super) early: Vec<IncomingStream>,
 }
 
-/// Opens the stream at `url` and waits for the node's announcement; each step
+/// Opens the stream of a session and waits for the node's announcement; each step
 /// takes `limit` at most.
 pub(super) async fn establish(
     outside: &dyn Outside,
-    url: &StreamUrl,
+    way: &Way,
     settings: &Settings,
     limit: Duration,
 ) -> Result<(Live, Ready), Fault> {
-    let io = outside.open(url, limit).await?;
+    let io = outside.open(way, limit).await?;
     timeout(limit, announce(io, settings)).await.unwrap_or_else(|_| {
         Err(Fault::new(
             exit::LOST,

@@ -4,7 +4,7 @@
 use super::dial;
 pub use super::dial::{Reached, Relays};
 use super::setup;
-use crate::connect::{ByteStream, Server, StreamUrl, Trust, open};
+use crate::connect::{ByteStream, Server, Trust, Way, open};
 use crate::fault::Fault;
 use crate::spec::Target;
 use std::fmt;
@@ -18,12 +18,8 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The node and the targets of a forward.
 pub trait Outside: fmt::Debug + Send + Sync + 'static {
-    /// Opens the byte stream at `url`, within `limit`.
-    fn open<'a>(
-        &'a self,
-        url: &'a StreamUrl,
-        limit: Duration,
-    ) -> Later<'a, Result<ByteStream, Fault>>;
+    /// Opens the byte stream of a session, within `limit`.
+    fn open<'a>(&'a self, way: &'a Way, limit: Duration) -> Later<'a, Result<ByteStream, Fault>>;
 
     /// Dials a target, within `limit`.
     fn dial<'a>(
@@ -45,12 +41,15 @@ pub(super) struct Machine {
 }
 
 impl Outside for Machine {
-    fn open<'a>(
-        &'a self,
-        url: &'a StreamUrl,
-        limit: Duration,
-    ) -> Later<'a, Result<ByteStream, Fault>> {
-        Box::pin(open(url, &self.trust, limit))
+    fn open<'a>(&'a self, way: &'a Way, limit: Duration) -> Later<'a, Result<ByteStream, Fault>> {
+        Box::pin(async move {
+            match way {
+                Way::Url(url) => open(url, &self.trust, limit).await,
+                Way::Pod(_) => Err(Fault::protocol(
+                    "a pod is reached through its cluster alone",
+                )),
+            }
+        })
     }
 
     fn dial<'a>(

@@ -162,6 +162,7 @@ mod tests {
         Ready {
             session_id: session_id.into(),
             place: "sandbox/web".into(),
+            namespace: None,
             hold_ms: 0,
             bound: Vec::new(),
         }

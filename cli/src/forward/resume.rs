@@ -8,7 +8,7 @@
 use super::live::{Live, establish};
 use super::mapping::Mapping;
 use super::outside::Outside;
-use crate::connect::StreamUrl;
+use crate::connect::Way;
 use crate::fault::Fault;
 use crate::spec::Spec;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const LONGEST_RESTART: Duration = Duration::from_secs(300);
 /// What it takes to come back.
 #[derive(Debug)]
 pub(super) struct Resume {
-    url: StreamUrl,
+    way: Way,
     settings: Settings,
     session_id: String,
     /// How long the user wants the listeners to be held: a server may promise
@@ -40,13 +40,13 @@ pub(super) struct Resume {
     /// hold.
     restart: Duration,
     /// Where the latest ticket leads; it is used up by the first answer.
-    ticket: Option<StreamUrl>,
+    ticket: Option<Way>,
 }
 
 impl Resume {
-    pub(super) fn new(url: StreamUrl, settings: Settings, ready: &Ready, wanted: Duration) -> Self {
+    pub(super) fn new(way: Way, settings: Settings, ready: &Ready, wanted: Duration) -> Self {
         let mut resume = Self {
-            url,
+            way,
             settings,
             session_id: ready.session_id.clone(),
             wanted,
@@ -66,7 +66,7 @@ impl Resume {
 
     /// Keeps the latest tickets; they replace all before.
     pub(super) fn keep(&mut self, tickets: &Tickets) {
-        self.ticket = self.url.with_ticket(&tickets.resume);
+        self.ticket = self.way.with_ticket(&tickets.resume);
     }
 
     pub(super) fn session_id(&self) -> &str {
@@ -103,10 +103,10 @@ impl Resume {
         let mut pause = FIRST_PAUSE;
         let mut last = String::from("it was not reached");
         loop {
-            let Some(url) = self.ticket.clone() else {
+            let Some(way) = self.ticket.clone() else {
                 return Err(given_up(&last));
             };
-            match timeout_at(deadline, establish(outside, &url, &self.settings, limit)).await {
+            match timeout_at(deadline, establish(outside, &way, &self.settings, limit)).await {
                 Ok(Ok((live, ready))) => {
                     let same = ready.session_id == self.session_id
                         && Mapping::check(specs, &ready.bound)? == *mapping;
@@ -142,6 +142,8 @@ fn is_final(fault: &Fault) -> bool {
             Reason::TunnelLost
                 | Reason::Internal
                 | Reason::Draining
+                | Reason::NodeUnavailable
+                | Reason::ClusterUnavailable
                 | Reason::TokenLimit
                 | Reason::TunnelLimit
         )

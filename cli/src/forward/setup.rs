@@ -7,7 +7,7 @@ use super::resume::Resume;
 use super::{Plan, millis};
 use crate::clean::clean;
 use crate::connect::call::Client;
-use crate::connect::{Server, StreamUrl};
+use crate::connect::{Server, StreamUrl, Way};
 use crate::fault::Fault;
 use crate::report::Ready;
 use crate::target::Place;
@@ -52,7 +52,12 @@ pub(super) struct Up {
 /// Makes the call.
 pub(super) async fn call(server: &Server, plan: &Plan) -> Result<Opened, Fault> {
     let mut client = server.connect().await?;
-    let Place::Sandbox(id) = &plan.place;
+    let Place::Sandbox(id) = &plan.place else {
+        return Err(Fault::usage(format!(
+            "{} is no sandbox of this node: write sandbox/ID",
+            plan.place
+        )));
+    };
     let request = pb::ReversePortForwardRequest {
         target: Some(pb::Target {
             by: Some(pb::target::By::SandboxId(id.clone())),
@@ -85,9 +90,9 @@ pub(super) async fn stream(
     plan: &Plan,
     opened: Answered,
 ) -> Result<Up, Fault> {
-    let url = StreamUrl::parse(&opened.url)?;
+    let way = Way::Url(StreamUrl::parse(&opened.url)?);
     let settings = Settings::from_limits(&opened.limits);
-    let (live, ready) = live::establish(outside, &url, &settings, limit).await?;
+    let (live, ready) = live::establish(outside, &way, &settings, limit).await?;
     if ready.session_id != opened.session_id {
         return Err(Fault::protocol(
             "the server announced another session than it answered with: the forward is given up",
@@ -95,7 +100,7 @@ pub(super) async fn stream(
     }
     let mapping = Mapping::check(&plan.specs, &ready.bound)?;
     tracing::info!(hold_ms = ready.hold_ms, "the session is announced");
-    let resume = Resume::new(url, settings, &ready, plan.hold);
+    let resume = Resume::new(way, settings, &ready, plan.hold);
     Ok(Up {
         live,
         mapping,
@@ -136,6 +141,7 @@ impl Up {
         Ready {
             session_id: clean(self.resume.session_id()),
             place: plan.place.to_string(),
+            namespace: plan.place.namespace().map(ToOwned::to_owned),
             hold_ms: millis(self.resume.hold()),
             bound: self.mapping.forwarding(),
         }

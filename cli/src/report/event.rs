@@ -38,6 +38,9 @@ pub struct Ready {
     pub session_id: String,
     /// Where, as the user named it.
     pub place: String,
+    /// The namespace of the pod, where it was found through a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// How long the listeners outlive a lost connection, in milliseconds.
     pub hold_ms: u64,
     /// Every address that listens.

@@ -104,6 +104,7 @@ mod tests {
         Event::Ready(Ready {
             session_id: "s1".into(),
             place: "sandbox/web".into(),
+            namespace: None,
             hold_ms: 0,
             bound: bound.collect(),
         })

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod calls;
+mod cluster;
+mod cluster_access;
+mod cluster_doctor;
+mod cluster_resume;
 mod completion;
 mod draining;
 mod forward;

@@ -81,6 +81,10 @@ const CALL_SOCKET: (&str, &str) = (
     "/run/sternline/sternline.sock",
     "where the shim serves the call; --socket names another",
 );
+const KUBECONFIG: (&str, &str) = (
+    "~/.kube/config",
+    "which cluster, and as whom; KUBECONFIG and --kubeconfig name others",
+);
 const BINDER_SOCKET: (&str, &str) = (
     "/run/sternline-binder/binder.sock",
     "where a binder listens for serve",
@@ -103,6 +107,7 @@ pub(crate) const FACTS: &[Facts] = &[
         CLIENT,
         &[
             "sternline-forward(1)",
+            "sternline-kubectl(1)",
             "sternline-sessions(1)",
             "sternline-stop(1)",
             "sternline-status(1)",
@@ -121,6 +126,25 @@ pub(crate) const FACTS: &[Facts] = &[
             "ssh(1)",
         ],
     ),
+    Facts {
+        page: "sternline-kubectl(1)",
+        exit: "",
+        examples: "",
+        files: &[KUBECONFIG],
+        see: &[
+            "sternline-kubectl-doctor(1)",
+            "sternline-forward(1)",
+            "sternline(1)",
+            "kubectl(1)",
+        ],
+    },
+    Facts {
+        page: "sternline-kubectl-doctor(1)",
+        exit: "",
+        examples: "",
+        files: &[KUBECONFIG],
+        see: &["sternline-kubectl(1)", "kubectl(1)"],
+    },
     client("sternline-sessions(1)", CALLS, SESSIONS_SEE),
     client(
         "sternline-stop(1)",

@@ -26,13 +26,18 @@ pub fn pages() -> Vec<Page> {
     for (mut program, section) in programs {
         // Flags of every command belong to each only once it is built.
         program.build();
-        let commands = program.get_subcommands().cloned();
-        let commands = commands.filter(|command| command.get_name() != "help");
-        for command in std::iter::once(program.clone()).chain(commands) {
-            all.push(Page { command, section });
-        }
+        add(program, section, &mut all);
     }
     all
+}
+
+/// Adds a page for a command and each below it.
+fn add(command: Command, section: char, all: &mut Vec<Page>) {
+    let below: Vec<_> = command.get_subcommands().cloned().collect();
+    all.push(Page { command, section });
+    for command in below.into_iter().filter(|one| one.get_name() != "help") {
+        add(command, section, all);
+    }
 }
 
 impl Page {

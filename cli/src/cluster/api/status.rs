@@ -46,11 +46,14 @@ pub(super) fn refused(path: &str, code: StatusCode, body: &[u8]) -> Fault {
     }
     let sentence = sentence(code, said.as_ref(), body);
     match code.as_u16() {
-        401 => forbidden(
-            is_ours,
+        401 => Fault::new(
+            exit::FORBIDDEN,
             "You must be logged in to the server (Unauthorized): the credentials of this context are missing or no longer valid",
         ),
-        403 => forbidden(is_ours, &sentence),
+        // An API server that has just started says both of everybody, so they are no
+        // reason to give a lost stream up.
+        403 if is_ours => Fault::new(exit::FORBIDDEN, sentence),
+        403 => Fault::because(Reason::Forbidden, sentence),
         404 if is_ours => Fault::no_server(format!(
             "the server does not have {GROUP}/{VERSION}: Sternline is not installed in this cluster; an administrator installs it with `kubectl apply -k`, see docs/kubectl.md"
         )),
@@ -61,15 +64,6 @@ pub(super) fn refused(path: &str, code: StatusCode, body: &[u8]) -> Fault {
         400 | 405 | 406 | 415 | 422 => Fault::because(Reason::InvalidRequest, sentence),
         502..=504 => Fault::no_server(sentence),
         _ => Fault::new(exit::OTHER, sentence),
-    }
-}
-
-/// Not allowed. An API server that has just started says so of everybody, so a
-/// stream that is tried again goes on trying.
-fn forbidden(is_ours: bool, sentence: &str) -> Fault {
-    Fault {
-        reason: (!is_ours).then_some(Reason::Forbidden),
-        ..Fault::because(Reason::Forbidden, sentence)
     }
 }
 

@@ -4,12 +4,14 @@
 //! streaming endpoint to a script. [`Node`] is the well-behaved script: it
 //! upgrades, announces, and then does what the test says.
 
+mod cluster;
 mod fake;
 mod node;
 mod program;
 mod target;
 mod tls;
 
+pub use cluster::{Cluster, pod, status};
 pub use fake::{Fake, Raw};
 pub use node::{Node, Tunnel};
 pub use program::{Program, Run};

@@ -11,7 +11,8 @@ use sternline_tunnel::budget::ProcessBudget;
 use sternline_tunnel::{
     ConnectRequest, ControlReceiver, ControlSender, Dialer, RelayOptions, Relayed, Settings, relay,
 };
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
@@ -133,10 +134,16 @@ impl Tunnel {
     pub async fn open(mut raw: Raw, ready: Option<pb::Ready>) -> Self {
         let (token, head) = (raw.token().to_owned(), raw.head.clone());
         raw.upgrade().await;
+        Self::over(raw.io, (token, head), ready).await
+    }
+
+    /// The same over a byte stream that is upgraded already.
+    pub async fn over<IO>(io: IO, (token, head): (String, String), ready: Option<pb::Ready>) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let settings = Settings::from_limits(&limits());
-        let (dialer, driver) = Dialer::handshake::<UnixStream>(raw.io, &settings)
-            .await
-            .unwrap();
+        let (dialer, driver) = Dialer::handshake::<IO>(io, &settings).await.unwrap();
         let driver = tokio::spawn(driver);
         let (mut sender, receiver) = dialer.control().await.unwrap().split();
         if let Some(ready) = ready {

@@ -135,7 +135,9 @@ impl Run {
     #[track_caller]
     pub fn failed(&self, code: i32, what: &str) {
         assert_eq!(self.code, code, "{self:?}");
-        let error = self.stderr.lines().find(|line| line.starts_with("error: "));
+        let is_error =
+            |line: &&str| line.starts_with("error: ") || line.starts_with("Error from server");
+        let error = self.stderr.lines().find(is_error);
         let error = error.unwrap_or_else(|| panic!("no error: {self:?}"));
         assert!(error.contains(what), "{what:?} is not in {error:?}");
         self.is_clean();

@@ -1,0 +1,133 @@
+//! A connection through a cluster that is lost, and taken up again.
+
+use crate::support::{Cluster, Program, echo, exchange, status};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+const HELD: [&str; 6] = ["web", "80:1", "--hold", "20s", "-o", "json"];
+
+#[tokio::test]
+async fn a_session_is_taken_up_with_its_ticket_in_a_header() {
+    let mut cluster = Cluster::start(20_000).await;
+    let port = echo().await;
+    let spec = format!("80:{port}");
+    let mut program = Program::spawn(cluster.command(&["web", &spec]));
+    let tunnel = cluster.tunnel().await;
+    assert_eq!(tunnel.token, "");
+    program.line().await;
+    program.line().await;
+    let (open, _) = tunnel.connect(0).await;
+    assert_eq!(exchange(open, b"before").await.unwrap(), b"before");
+    program.line().await;
+    tunnel.cut();
+    let tunnel = cluster.tunnel().await;
+    assert_eq!(tunnel.token, "RESUME-SECRET");
+    let forwards = cluster.forwards();
+    assert_eq!(forwards.len(), 2);
+    assert_eq!(
+        forwards[0].path, forwards[1].path,
+        "the same, without the ticket"
+    );
+    assert_eq!(forwards[1].header("authorization"), "Bearer TOKEN-SECRET");
+    let (open, _) = tunnel.connect(0).await;
+    assert_eq!(exchange(open, b"after").await.unwrap(), b"after");
+    program.line().await;
+    program.signal(nix::sys::signal::Signal::SIGTERM);
+    let run = program.end().await;
+    assert_eq!(run.code, 0);
+    let mut notes = run.stderr.lines();
+    let lost = notes.next().unwrap();
+    assert!(
+        lost.starts_with("warning: the connection to pod/web is lost"),
+        "{run:?}"
+    );
+    assert!(lost.ends_with("trying for 20s to come back"), "{run:?}");
+    assert!(
+        notes.next().unwrap().starts_with("Reconnected to pod/web"),
+        "{run:?}"
+    );
+    run.is_clean();
+}
+
+/// Loses the tunnel of a forward while the server answers `refusals` to those who
+/// come back, each once; what happens then is up to the caller.
+async fn refused(refusals: Vec<(u16, String)>) -> (Cluster, Program) {
+    let mut cluster = Cluster::start(20_000).await;
+    let mut program = Program::spawn(cluster.command(&HELD));
+    let tunnel = cluster.tunnel().await;
+    assert_eq!(program.event().await["event"], "ready");
+    let next = Arc::new(AtomicUsize::new(0));
+    cluster.hook(move |seen| match seen.is_forward() {
+        true => refusals.get(next.fetch_add(1, SeqCst)).cloned(),
+        false => None,
+    });
+    tunnel.cut();
+    assert_eq!(program.event().await["event"], "lost");
+    (cluster, program)
+}
+
+#[tokio::test]
+async fn a_server_that_starts_again_is_tried_until_it_is_up() {
+    // As one says that has not read its objects yet.
+    let (mut cluster, mut program) = refused(vec![
+        status(401, "Unauthorized", "Unauthorized", ""),
+        status(403, "Forbidden", "not yet ready", ""),
+        (404, "404 page not found".into()),
+        (503, "service unavailable".into()),
+        status(503, "ServiceUnavailable", "going away", "draining"),
+        status(503, "ServiceUnavailable", "no node", "node_unavailable"),
+        status(
+            503,
+            "ServiceUnavailable",
+            "no answer",
+            "cluster_unavailable",
+        ),
+    ])
+    .await;
+    let _tunnel = cluster.tunnel().await;
+    assert_eq!(program.event().await["event"], "reconnected");
+    assert_eq!(cluster.forwards().len(), 9);
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_is_the_end_at_once() {
+    for (cause, code, exit) in [
+        ("forbidden", 403, 4),
+        ("token_unknown", 404, 7),
+        ("pod_replaced", 409, 3),
+    ] {
+        let (cluster, program) = refused(vec![status(code, "Gone", "no more", cause)]).await;
+        let run = program.end().await;
+        run.failed(exit, "no more");
+        assert_eq!(cluster.forwards().len(), 2, "{cause}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_hold_a_lost_connection_is_the_end() {
+    let mut cluster = Cluster::start(0).await;
+    let mut program = Program::spawn(cluster.command(&["web", "80", "--hold", "0"]));
+    let tunnel = cluster.tunnel().await;
+    program.line().await;
+    tunnel.cut();
+    program
+        .end()
+        .await
+        .failed(7, "the connection to pod/web is lost");
+}
+
+#[tokio::test]
+async fn it_is_given_up_when_the_hold_is_over() {
+    let mut cluster = Cluster::start(700).await;
+    let mut program = Program::spawn(cluster.command(&["web", "80", "-o", "json"]));
+    let tunnel = cluster.tunnel().await;
+    program.event().await;
+    cluster.down(true);
+    tunnel.cut();
+    assert_eq!(program.event().await["hold_ms"], json!(700));
+    program
+        .end()
+        .await
+        .failed(7, "did not come back while the listeners were held");
+}
