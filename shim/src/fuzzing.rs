@@ -1,6 +1,8 @@
 //! Doors for the fuzz targets in `fuzz/`, and for nobody else: parsers of bytes
 //! from outside that are no part of the shim's interface.
 
+pub mod grants;
+
 use crate::sandbox::cri::read_info;
 use std::path::PathBuf;
 

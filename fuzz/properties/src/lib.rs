@@ -12,6 +12,7 @@ mod binder;
 mod call;
 mod control;
 mod cri_info;
+mod grant;
 mod headers;
 mod http2;
 mod input;
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     target("control", control::check),
     target("cri_info", cri_info::check),
     target("dialer", http2::dialer),
+    target("grant", grant::check),
     target("headers", headers::check),
     target("ready", ready::check),
     target("specs", specs::check),

@@ -44,6 +44,20 @@ impl Bundle {
         }
     }
 
+    /// These roots, and no file.
+    pub(crate) fn of(roots: RootCertStore) -> Self {
+        let bundle = Self {
+            fresh: Duration::MAX,
+            ..Self::new(PathBuf::new())
+        };
+        *bundle.state.lock().unwrap_or_else(PoisonError::into_inner) = State {
+            looked: Some(Instant::now()),
+            roots: Some(Arc::new(roots)),
+            ..State::default()
+        };
+        bundle
+    }
+
     /// The same, looked at every time.
     #[cfg(test)]
     pub(crate) fn always(path: PathBuf) -> Self {
