@@ -253,10 +253,14 @@ impl Forward {
             interrupt = interrupts.next() => return Err(interrupt.into()),
         };
         (self.plan.place, self.plan.specs) = (found.place, found.specs);
-        tokio::select! {
-            up = through::stream(&*self.outside, self.timeout, &self.plan, found.way) => Ok(up?),
-            interrupt = interrupts.next() => Err(interrupt.into()),
-        }
+        through::come_up(
+            &*self.outside,
+            self.timeout,
+            &self.plan,
+            found.way,
+            interrupts,
+        )
+        .await
     }
 
     async fn announce(
@@ -303,6 +307,10 @@ impl Forward {
                 .await;
             if leaves_session(&back) {
                 self.outside.release(resume.session_id()).await;
+                // Not after it was tried for as long as it made sense.
+                if let Ok(ControlFlow::Break(_)) = back {
+                    Box::pin(resume.part(&*self.outside)).await;
+                }
             }
             match back? {
                 ControlFlow::Continue(back) => live = back,

@@ -126,7 +126,7 @@ impl Credentials {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, Fault> {
-    secret(&format!("Bearer {token}"))
+    secret(&format!("Bearer {}", token.trim()))
 }
 
 fn secret(value: &str) -> Result<HeaderValue, Fault> {

@@ -33,21 +33,33 @@ pub struct Chosen {
     pub node: Option<String>,
     /// Whether it uses its node's own network.
     pub host_network: bool,
-    ports: Vec<(String, u16)>,
+    /// `None` where nobody may look.
+    ports: Option<Vec<(String, u16)>>,
 }
 
 impl Chosen {
+    /// Whether anything is known of the pod but its name.
+    #[must_use]
+    pub fn was_seen(&self) -> bool {
+        self.ports.is_some()
+    }
+
     /// The port of this name: of the service that led here, else of a container.
     ///
     /// # Errors
     /// There is none; in a sentence that lists those that there are.
     pub fn port(&self, name: &str) -> Result<u16, String> {
-        let mut known = self.ports.iter();
+        let Some(ports) = &self.ports else {
+            return Err(format!(
+                "you may not look at pod/{}, so {name:?} is not known: give the port by its number",
+                self.name
+            ));
+        };
+        let mut known = ports.iter();
         if let Some((_, port)) = known.find(|(known, _)| known == name) {
             return Ok(*port);
         }
-        let all: Vec<_> = self
-            .ports
+        let all: Vec<_> = ports
             .iter()
             .map(|(name, port)| format!("{} ({port})", clean(name)))
             .collect();
@@ -163,7 +175,7 @@ async fn pod_itself(
                 uid: None,
                 node: None,
                 host_network: false,
-                ports: Vec::new(),
+                ports: None,
             }));
         }
         Err(fault) => return Err(fault),
@@ -235,7 +247,7 @@ fn chosen(namespace: &str, pod: Pod, named: &[(String, PortRef)]) -> Chosen {
         };
         Some((name.clone(), port))
     });
-    let ports = led.chain(own.iter().cloned()).collect();
+    let ports = Some(led.chain(own.iter().cloned()).collect());
     tracing::info!(pod = %clean(&pod.metadata.name), "the pod is chosen");
     Chosen {
         namespace: namespace.to_owned(),

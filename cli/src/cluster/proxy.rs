@@ -199,6 +199,7 @@ fn holds(network: IpAddr, bits: u32, ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn chosen(own: Option<&str>, server: &str, environment: &[(&str, &str)]) -> Option<String> {
         let server = ApiServer::parse(server).expect("a server");
@@ -290,5 +291,16 @@ mod tests {
         let proxy = Proxy::parse("http://us%40er:p%3Aw@h:3128").expect("a proxy");
         assert_eq!(proxy.login, Some(("us@er".into(), "p:w".into())));
         assert!(!format!("{proxy:?}").contains("p:w"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_proxy_and_any_list_is_read(url in ".{0,40}", list in "[a-z0-9.:/*,\\[\\] -]{0,60}") {
+            let _ = Proxy::parse(&url);
+            for server in ["https://k", "https://10.0.0.1", "https://[fd00::1]"] {
+                let server = ApiServer::parse(server).expect("a server");
+                let _ = is_exempt(&list, &server);
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@
 use super::live::{Live, establish};
 use super::mapping::Mapping;
 use super::outside::Outside;
+use super::serve::goodbye;
 use crate::connect::Way;
 use crate::fault::Fault;
 use crate::spec::Spec;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use sternline_api::Reason;
 use sternline_api::v1alpha1::{Ready, Tickets};
 use sternline_tunnel::Settings;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Pause before the second attempt; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -25,6 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Longest restart of a server that is waited for, whatever it says of itself.
 const LONGEST_RESTART: Duration = Duration::from_secs(300);
+
+/// How long an attempt to free listeners that nobody comes back to may take.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// What it takes to come back.
 #[derive(Debug)]
@@ -83,6 +87,18 @@ impl Resume {
     /// outlive a restart of the server, which looks the same from here.
     pub(super) fn patience(&self) -> Duration {
         self.hold.max(self.restart)
+    }
+
+    /// Comes back for a moment to say goodbye, where no call can end the session. If
+    /// that fails, the node frees the listeners when the hold is over.
+    pub(super) async fn part(&self, outside: &dyn Outside) {
+        let Some(way @ Way::Pod(_)) = &self.ticket else {
+            return;
+        };
+        match timeout(PARTING, establish(outside, way, &self.settings, PARTING)).await {
+            Ok(Ok((live, _))) => goodbye(live, Reason::Done, "").await,
+            _ => tracing::info!("the listeners are free once the hold is over"),
+        }
     }
 
     /// Whether there is a way back.

@@ -2,6 +2,8 @@
 //! before the stream.
 
 use super::Plan;
+use super::early::Early;
+use super::interrupts::Interrupting;
 use super::live::{self, Live};
 use super::mapping::Mapping;
 use super::outside::{Later, Outside, Reached};
@@ -19,6 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::{Failure, Reason};
 use sternline_tunnel::Settings;
+use tokio::time::timeout;
+
+/// How long a session that is being set up may take to come up and be ended, once
+/// nobody wants it any more.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// What the user named in a cluster.
 #[derive(Debug)]
@@ -60,8 +67,35 @@ impl Through {
     }
 }
 
+/// Brings the session up, unless something ends the forward meanwhile.
+pub(super) async fn come_up(
+    outside: &dyn Outside,
+    limit: Duration,
+    plan: &Plan,
+    way: PodWay,
+    interrupts: &mut impl Interrupting,
+) -> Result<Up, Early> {
+    let mut stream = Box::pin(stream(outside, limit, plan, way));
+    let interrupt = tokio::select! {
+        up = &mut stream => return Ok(up?),
+        interrupt = interrupts.next() => interrupt,
+    };
+    // The listeners may be bound by now, and nothing but a tunnel frees them before
+    // the hold is over.
+    let parting = async {
+        if let Ok(Ok(up)) = timeout(PARTING, stream).await {
+            serve::goodbye(up.live, Reason::Done, "").await;
+        }
+    };
+    tokio::select! {
+        () = Box::pin(parting) => {}
+        _ = interrupts.next() => {}
+    }
+    Err(interrupt.into())
+}
+
 /// Opens a session's stream and checks what the node announces.
-pub(super) async fn stream(
+async fn stream(
     outside: &dyn Outside,
     limit: Duration,
     plan: &Plan,
@@ -122,8 +156,7 @@ impl Outside for Workstation {
     }
 
     fn release<'a>(&'a self, _: &'a str) -> Later<'a, ()> {
-        // The API offers no other way in than a tunnel, and that is lost.
-        tracing::info!("the listeners are free once the hold is over");
+        // The API offers no other way in than a tunnel: see `Resume::part`.
         Box::pin(std::future::ready(()))
     }
 }

@@ -89,6 +89,7 @@ pub fn resolve_all<S: AsRef<str>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn known(name: &str) -> Result<u16, String> {
         match name {
@@ -152,5 +153,14 @@ mod tests {
         );
         let twice = resolve_all(&["8080", "http"], known).expect_err("the same");
         assert!(twice.to_string().contains("already asked for"), "{twice}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_what_is_checked_resolves(text in "(localhost:|[0-9.]{7}:|\\[::1\\]:)?[a-z0-9:-]{0,20}|.{0,40}") {
+            let checked = check_all(&[&text]);
+            let resolved = resolve_all(&[&text], |_| Ok(1));
+            prop_assert_eq!(checked.is_ok(), resolved.is_ok(), "{:?} {:?}", checked, resolved);
+        }
     }
 }

@@ -117,7 +117,7 @@ async fn what_a_server_refuses_is_said_in_kubectls_words() {
             4,
             "must be logged in",
         ),
-        ((500, "oops".into()), 1, "500 Internal Server Error: oops"),
+        ((500, "oops".into()), 1, "(InternalServerError): oops"),
         ((200, "{}".into()), 1, "in place of a stream"),
     ] {
         cluster.hook(move |seen| seen.is_forward().then(|| (code, body.clone())));
@@ -194,6 +194,10 @@ async fn who_may_not_look_at_pods_may_forward_still() {
             .path
             .ends_with("?listen=localhost%3A80&hold=30000ms")
     );
+    let run = Program::spawn(cluster.command(&["web", "xdebug"]))
+        .end()
+        .await;
+    run.failed(2, "give the port by its number");
 }
 
 #[tokio::test]

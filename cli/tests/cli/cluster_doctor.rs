@@ -155,6 +155,7 @@ async fn who_may_look_at_nothing_is_told_of_rights_alone() {
     for step in ["APIService", "namespace"] {
         says(&run, "skip", step, "you may not look");
     }
+    says(&run, "skip", "pod", "you may not look at pods");
     cluster.down(true);
     doctor(&cluster).await.failed(6, "unable to connect");
 }

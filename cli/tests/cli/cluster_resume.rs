@@ -1,9 +1,11 @@
 //! A connection through a cluster that is lost, and taken up again.
 
 use crate::support::{Cluster, Program, echo, exchange, status};
+use nix::sys::signal::Signal;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use sternline_api::v1alpha1::control_message::Event;
 
 const HELD: [&str; 6] = ["web", "80:1", "--hold", "20s", "-o", "json"];
 
@@ -33,7 +35,7 @@ async fn a_session_is_taken_up_with_its_ticket_in_a_header() {
     let (open, _) = tunnel.connect(0).await;
     assert_eq!(exchange(open, b"after").await.unwrap(), b"after");
     program.line().await;
-    program.signal(nix::sys::signal::Signal::SIGTERM);
+    program.signal(Signal::SIGTERM);
     let run = program.end().await;
     assert_eq!(run.code, 0);
     let mut notes = run.stderr.lines();
@@ -88,6 +90,41 @@ async fn a_server_that_starts_again_is_tried_until_it_is_up() {
     let _tunnel = cluster.tunnel().await;
     assert_eq!(program.event().await["event"], "reconnected");
     assert_eq!(cluster.forwards().len(), 9);
+}
+
+#[tokio::test]
+async fn asked_to_stop_meanwhile_it_comes_back_to_say_goodbye() {
+    let (mut cluster, program) = refused(vec![(503, "service unavailable".into()); 1000]).await;
+    // Told while nothing comes through: what comes then is the goodbye.
+    program.signal(Signal::SIGTERM);
+    cluster.hook(|_| None);
+    let mut tunnel = cluster.tunnel().await;
+    let said = tunnel.hear().await;
+    assert!(
+        matches!(&said, Some(Event::Ending(end)) if end.code == "done"),
+        "{said:?}"
+    );
+    let run = program.end().await;
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+#[tokio::test]
+async fn asked_to_stop_before_the_announcement_it_leaves_no_listener_behind() {
+    let mut cluster = Cluster::start(20_000).await;
+    cluster.pause();
+    let mut program = Program::spawn(cluster.command(&["web", "80", "-v"]));
+    program.complains_of("the connection is upgraded").await;
+    program.signal(Signal::SIGINT);
+    program.complains_of("asked to stop").await;
+    cluster.go_on();
+    let mut tunnel = cluster.tunnel().await;
+    let said = tunnel.hear().await;
+    assert!(
+        matches!(&said, Some(Event::Ending(end)) if end.code == "done"),
+        "{said:?}"
+    );
+    let run = program.end().await;
+    assert_eq!((run.code, run.stdout.len()), (0, 0), "{run:?}");
 }
 
 #[tokio::test]

@@ -77,9 +77,13 @@ fn sentence(code: StatusCode, said: Option<&Status>, body: &[u8]) -> String {
         None => {
             let text = String::from_utf8_lossy(body);
             let text: String = text.trim().chars().take(LONGEST_QUOTE).collect();
+            let word = code
+                .canonical_reason()
+                .unwrap_or("Unknown")
+                .replace(' ', "");
             match text.starts_with('<') || text.is_empty() {
-                true => format!("Error from server: it answered {code}"),
-                false => format!("Error from server: it answered {code}: {text}"),
+                true => format!("Error from server ({word}): it answered {}", code.as_u16()),
+                false => format!("Error from server ({word}): {text}"),
             }
         }
     }
@@ -137,12 +141,12 @@ mod tests {
         assert_eq!(said("/api", 401, "").exit, 4);
         assert_eq!(
             said("/api", 500, "oops").message,
-            "Error from server: it answered 500 Internal Server Error: oops"
+            "Error from server (InternalServerError): oops"
         );
         assert!(
             said("/api", 502, "<html>")
                 .message
-                .ends_with("502 Bad Gateway")
+                .ends_with("(BadGateway): it answered 502")
         );
     }
 

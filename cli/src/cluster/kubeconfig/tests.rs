@@ -2,6 +2,7 @@
 
 use super::access::Auth;
 use super::*;
+use proptest::prelude::*;
 
 const ONE: &str = r#"
 apiVersion: v1
@@ -217,5 +218,15 @@ fn servers_are_urls_of_a_host() {
         "https://a:0",
     ] {
         assert!(ApiServer::parse(url).is_err(), "{url}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_file_and_any_url_is_read_or_refused(text in ".{0,200}", url in "(https?://)?[a-z0-9.:\\[\\]@%/?-]{0,30}") {
+        let _ = File::parse(text.as_bytes());
+        if let Ok(server) = ApiServer::parse(&url) {
+            prop_assert_eq!(ApiServer::parse(&server.to_string()), Ok(server));
+        }
     }
 }

@@ -237,6 +237,11 @@ impl Checks<'_> {
                 self.told("pod", Fail(said));
                 None
             }
+            Ok(chosen) if !chosen.was_seen() => {
+                let said = "you may not look at pods: a forward to one by its name and by numbers of ports may work still";
+                self.told("pod", Skip(said.to_owned()));
+                None
+            }
             Ok(chosen) => {
                 let node = chosen
                     .node

@@ -52,6 +52,8 @@ struct State {
     hook: Mutex<Option<Hook>>,
     down: AtomicBool,
     connections: AtomicUsize,
+    /// Taken by whoever announces a session.
+    paused: tokio::sync::Semaphore,
     hold_ms: u64,
     tunnels: mpsc::Sender<Tunnel>,
 }
@@ -93,6 +95,7 @@ impl Cluster {
             hook: Mutex::default(),
             down: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            paused: tokio::sync::Semaphore::new(1),
             hold_ms,
             tunnels: found,
         });
@@ -166,6 +169,15 @@ impl Cluster {
     /// Whether connections are dropped at once.
     pub fn down(&self, down: bool) {
         self.state.down.store(down, SeqCst);
+    }
+
+    /// Announces nothing until it goes on.
+    pub fn pause(&self) {
+        self.state.paused.try_acquire().unwrap().forget();
+    }
+
+    pub fn go_on(&self) {
+        self.state.paused.add_permits(1);
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -286,6 +298,7 @@ fn switch(request: Request<Incoming>, seen: Seen, state: Arc<State>) -> Response
     };
     tokio::spawn(async move {
         let io = hyper::upgrade::on(request).await.unwrap();
+        drop(state.paused.acquire().await);
         let io = WebSocketIo::server(TokioIo::new(io)).await;
         let ticket = seen.header("sternline-ticket").to_owned();
         let tunnel = Tunnel::over(io, (ticket, seen.path), Some(ready)).await;

@@ -76,6 +76,13 @@ impl Program {
         assert_ne!(soon("a complaint", line).await.unwrap(), 0, "the end");
     }
 
+    /// Waits for a line of standard error that has these words.
+    pub async fn complains_of(&mut self, words: &str) {
+        while !self.complained.contains(words) {
+            self.complains().await;
+        }
+    }
+
     /// The next line as JSON.
     pub async fn event(&mut self) -> serde_json::Value {
         let line = self.line().await;
