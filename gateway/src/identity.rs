@@ -148,6 +148,11 @@ impl FrontProxy {
         now: SystemTime,
     ) -> Result<User, Stranger> {
         self.verify(chain, now)?;
+        self.named(headers)
+    }
+
+    /// The user that these headers name.
+    pub(crate) fn named(&self, headers: &HeaderMap) -> Result<User, Stranger> {
         let text = |name: &HeaderName| {
             let value = headers.get(name)?;
             let value = String::from_utf8_lossy(value.as_bytes()).trim().to_owned();

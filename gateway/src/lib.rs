@@ -31,6 +31,8 @@ pub mod discovery;
 pub mod door;
 pub mod form;
 pub mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grant;
 pub mod identity;
 pub mod kube;

@@ -12,6 +12,7 @@ mod binder;
 mod call;
 mod control;
 mod cri_info;
+mod gateway;
 mod grant;
 mod headers;
 mod http2;
@@ -46,6 +47,8 @@ pub const TARGETS: &[Target] = &[
     target("cri_info", cri_info::check),
     target("dialer", http2::dialer),
     target("grant", grant::check),
+    target("gateway_identity", gateway::identity),
+    target("gateway_request", gateway::request),
     target("headers", headers::check),
     target("ready", ready::check),
     target("specs", specs::check),

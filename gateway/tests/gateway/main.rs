@@ -5,3 +5,4 @@ mod program;
 mod refused;
 mod support;
 mod who;
+mod whole;

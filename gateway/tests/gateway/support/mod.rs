@@ -1,11 +1,16 @@
 //! What the stories stand on.
 
+// The shim's own tests stand on it.
+#[allow(dead_code, reason = "those use more of it")]
+#[path = "../../../../shim/tests/serve_stories/support/binder.rs"]
+pub(crate) mod binder;
 pub(crate) mod client;
 pub(crate) mod cluster;
 #[path = "../../../src/kube/fake.rs"]
 mod fake;
 pub(crate) mod pki;
 pub(crate) mod shim;
+pub(crate) mod tunnel;
 
 pub(crate) use fake::Fake;
 // What the fake is written against.
