@@ -1,10 +1,15 @@
 //! The stories, in the order of an installation's life.
 
 mod ground;
+mod installed;
+mod leaving;
 
 use crate::support::runner::Story;
 
 /// Every story.
 pub(crate) fn all() -> Vec<Story> {
-    [ground::stories()].into_iter().flatten().collect()
+    [ground::stories(), installed::stories(), leaving::stories()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -3,6 +3,8 @@
 
 pub(crate) mod cluster;
 pub(crate) mod control;
+pub(crate) mod inside;
+pub(crate) mod install;
 pub(crate) mod kubectl;
 pub(crate) mod machine;
 pub(crate) mod network;

@@ -7,6 +7,9 @@ use std::process::Command;
 /// Overrides where the programs under test are looked for.
 const BINARIES: &str = "STERNLINE_BIN_DIR";
 
+/// Overrides where the programs of the image are looked for.
+const IMAGE: &str = "STERNLINE_IMAGE_DIR";
+
 /// Checks that everything is built, and builds the probe. For the time before
 /// the run is in namespaces of its own.
 ///
@@ -46,6 +49,31 @@ pub(crate) fn probe() -> Result<PathBuf> {
         bail!("{} is missing after its build", path.display());
     }
     Ok(path)
+}
+
+/// Where the static programs of the image are, by `STERNLINE_IMAGE_DIR`.
+///
+/// # Errors
+/// They are not built.
+pub(crate) fn image() -> Result<PathBuf> {
+    let directory = match std::env::var_os(IMAGE) {
+        Some(directory) => PathBuf::from(directory),
+        None => {
+            let build = build_directory()?;
+            build.parent().unwrap_or(Path::new(".")).join("image")
+        }
+    };
+    for program in ["sternline-gateway", "sternline-shim"] {
+        let path = directory.join(program);
+        if !path.is_file() {
+            let directory = directory.display();
+            bail!(
+                "{} is not built: run hack/build-image {directory}",
+                path.display()
+            );
+        }
+    }
+    Ok(directory)
 }
 
 fn built(name: &str) -> Result<PathBuf> {

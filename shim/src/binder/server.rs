@@ -10,7 +10,7 @@ pub use keeper::KeepLimits;
 use super::{Binder, channel::Channel, wire};
 use connection::Connection;
 use keeper::Keeper;
-use rustix::net::sockopt::socket_peercred;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -155,17 +155,16 @@ impl Server {
     }
 
     /// Process and user at the other end, as the kernel knows them since it
-    /// connected; nothing for strangers, who are turned away without a word.
+    /// connected; nothing for strangers, who are turned away without a word. The
+    /// process is 0 where it has no number here: in another container of the pod.
     fn identify(&self, channel: &Channel) -> Option<(i32, u32)> {
-        match socket_peercred(channel) {
-            Ok(peer) if self.guests.admit(peer.uid.as_raw()) => {
-                Some((peer.pid.as_raw_nonzero().get(), peer.uid.as_raw()))
-            }
+        match getsockopt(channel, PeerCredentials) {
+            Ok(peer) if self.guests.admit(peer.uid()) => Some((peer.pid(), peer.uid())),
             Ok(peer) => {
                 let so_far = self.shared.refusals.strangers.fetch_add(1, Relaxed) + 1;
                 tracing::warn!(
-                    pid = peer.pid.as_raw_nonzero().get(),
-                    uid = peer.uid.as_raw(),
+                    pid = peer.pid(),
+                    uid = peer.uid(),
                     so_far,
                     "a process of another user was turned away (--serve-uid)"
                 );

@@ -11,13 +11,13 @@ use sternline_e2e::report::Echo;
 /// Bound on what comes at once on an idle machine.
 const SOON: Duration = Duration::from_secs(30);
 
-themed![
+themed! {
     each_node_runs_its_own_pods_in_a_network_of_its_own,
     pods_reach_pods_of_the_other_node_and_of_their_own,
     a_service_is_found_by_name_and_leads_to_its_pod_from_both_nodes,
     a_user_without_rights_may_do_nothing_and_the_attempt_is_recorded,
     an_api_server_that_is_killed_comes_back,
-];
+}
 
 /// Runs the probe in a pod of people's and reads its echo.
 async fn echo(cluster: &Cluster, pod: &str, to: &str) -> Result<()> {

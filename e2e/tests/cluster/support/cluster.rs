@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     workers: Vec<Worker>,
     authority: Authority,
     admin: Kubectl,
+    runtime: Runtime,
 }
 
 impl Cluster {
@@ -38,8 +39,15 @@ impl Cluster {
         let mut clock = Clock::start();
         let release = runtime.release().context("namespaces make no cluster")?;
         let coredns = built("coredns")?.context("hack/runtimes lists no coredns")?;
+        let ours = programs::image()?;
+        let (gateway, shim) = (ours.join("sternline-gateway"), ours.join("sternline-shim"));
         let images: Arc<[Image]> = [
             Image::probe(&programs::probe()?)?,
+            Image::pack(
+                "sternline",
+                &["/sternline-shim"],
+                &[("/sternline-gateway", &gateway), ("/sternline-shim", &shim)],
+            )?,
             Image::pack(
                 "coredns",
                 &["/coredns"],
@@ -63,6 +71,7 @@ impl Cluster {
             workers: Vec::new(),
             authority,
             admin,
+            runtime,
         };
         let up = this.go_up(&mut clock, machines, release, &images).await;
         match up {
@@ -125,6 +134,11 @@ impl Cluster {
         &self.control
     }
 
+    /// What the nodes run.
+    pub(crate) fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
     pub(crate) fn workers(&self) -> &[Worker] {
         &self.workers
     }
@@ -162,6 +176,8 @@ impl Cluster {
         for words in [
             "get pods --all-namespaces -o wide",
             "get events --all-namespaces --field-selector type!=Normal",
+            "logs --namespace sternline --selector app.kubernetes.io/name=sternline-gateway --tail=15 --prefix",
+            "logs --namespace sternline --selector app.kubernetes.io/name=sternline-shim --all-containers --tail=15 --prefix",
         ] {
             if let Ok(answer) = self.admin.attempt(words).await {
                 let _ = writeln!(text, "{}{}", answer.stdout, answer.stderr);

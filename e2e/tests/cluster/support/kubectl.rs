@@ -93,11 +93,43 @@ impl Kubectl {
     /// # Errors
     /// The API server refuses it.
     pub(crate) async fn apply(&self, manifest: &str) -> Result<()> {
+        let file = self.write(manifest)?;
+        self.run(&format!("apply -f {file}")).await.map(drop)
+    }
+
+    /// Has the API server say whether it would take a manifest, strictly; answers what
+    /// it warned of.
+    ///
+    /// # Errors
+    /// It would not.
+    pub(crate) async fn try_out(&self, manifest: &str) -> Result<String> {
+        let file = self.write(manifest)?;
+        let words = format!("apply --dry-run=server --validate=strict -f {file}");
+        let answer = self.attempt(&words).await?;
+        match answer.code {
+            0 => Ok(answer.stderr),
+            _ => bail!("the API server refuses {file}: {}", answer.stderr),
+        }
+    }
+
+    /// Creates an object and answers a part of what came of it.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub(crate) async fn create(&self, manifest: &str, part: &str) -> Result<String> {
+        let file = self.write(manifest)?;
+        // Whoever may do little may not ask which kinds there are.
+        self.run(&format!(
+            "create --validate=false -f {file} -o jsonpath={part}"
+        ))
+        .await
+    }
+
+    fn write(&self, manifest: &str) -> Result<String> {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         let file = self.kubeconfig.with_extension(format!("{number}.yaml"));
         fs::write(&file, manifest)?;
-        self.run(&format!("apply -f {}", file.display())).await?;
-        Ok(())
+        Ok(file.display().to_string())
     }
 
     /// Runs it again and again until it works.

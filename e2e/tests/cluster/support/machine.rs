@@ -10,7 +10,7 @@ use crate::shared::enclosure::{STATE, WRITTEN};
 use crate::shared::process::Process;
 use crate::shared::system::{link_up, output, program};
 use anyhow::{Context as _, Result, bail};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -60,10 +60,12 @@ pub(crate) fn hold(name: &str) -> Result<()> {
     let all = MsFlags::MS_REC;
     mount(nothing, "/", nothing, all | MsFlags::MS_PRIVATE, nothing)?;
     own_run(name)?;
-    let others = WRITTEN.into_iter().filter(|dir| *dir != "/run");
-    for dir in others.chain(["/var/log"]) {
+    for dir in WRITTEN.into_iter().filter(|dir| *dir != "/run") {
+        // That of the run: a kubelet takes one of two on the same place for the other.
+        umount2(dir, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {dir}"))?;
         tmpfs(Path::new(dir))?;
     }
+    tmpfs(Path::new("/var/log"))?;
     let wanted = Path::new("/run/kernel-as-wanted");
     for (setting, value) in WANTED {
         let setting = Path::new("/proc/sys").join(setting);
@@ -102,7 +104,8 @@ fn own_run(name: &str) -> Result<()> {
     let state = own.join(Path::new(STATE).strip_prefix("/run")?);
     fs::create_dir_all(&state)?;
     fs::create_dir_all(own.join("netns"))?;
-    bind(Path::new(STATE), &state)?;
+    let one = MsFlags::MS_BIND;
+    mount(Some(STATE), &state, None::<&str>, one, None::<&str>)?;
     bind(&own, Path::new("/run"))
 }
 

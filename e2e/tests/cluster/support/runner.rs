@@ -136,5 +136,6 @@ fn prepare(runtime: Runtime) -> Result<()> {
     control::programs()?;
     built("coredns")?;
     runtime.release().context("no release")?.directory()?;
+    programs::image()?;
     programs::build_probe()
 }

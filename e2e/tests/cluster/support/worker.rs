@@ -76,8 +76,6 @@ impl Worker {
                 format!("--kubeconfig={}", kubeconfig.display()),
                 format!("--node-ip={}", machine.address()),
                 format!("--hostname-override={name}"),
-                "--root-dir=/run/kubelet".to_owned(),
-                "--cert-dir=/run/kubelet/pki".to_owned(),
             ],
         )?;
         let proxy = machine.spawn(

@@ -1,0 +1,98 @@
+//! Sternline, installed as a user installs it: from `deploy/`, with the name of the
+//! image alone set, as `kustomize edit set image` does.
+
+use super::cluster::Cluster;
+use crate::shared::enclosure::STATE;
+use crate::shared::runtime::Runtime;
+use anyhow::{Context as _, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is shipped.
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+
+/// Where it is installed.
+pub(crate) const NAMESPACE: &str = "sternline";
+
+/// Every overlay that is shipped, in order.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn overlays() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(Path::new(DEPLOY).join("overlays"))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// What an overlay that is shipped makes.
+///
+/// # Errors
+/// kubectl cannot make it.
+pub(crate) async fn manifests_of(cluster: &Cluster, overlay: &str) -> Result<String> {
+    let words = format!("kustomize {DEPLOY}/overlays/{overlay}");
+    cluster.admin().run(&words).await
+}
+
+/// Writes the kustomization of this cluster and answers its directory.
+///
+/// # Errors
+/// A file cannot be written.
+pub(crate) fn kustomization(runtime: Runtime) -> Result<PathBuf> {
+    let directory = Path::new(STATE).join("install");
+    fs::create_dir_all(&directory)?;
+    let overlay = match runtime {
+        Runtime::CriO => "crio",
+        _ => "containerd",
+    };
+    // kustomize wants a path from here to there.
+    let up = "../".repeat(directory.components().count() - 1);
+    let deploy = fs::canonicalize(DEPLOY)?;
+    let deploy = deploy.strip_prefix("/").context("an absolute path")?;
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\n\
+         kind: Kustomization\n\
+         resources: [{up}{}/overlays/{overlay}]\n\
+         images:\n\
+         - {{ name: sternline, newName: 127.0.0.1:5000/sternline, newTag: \"1\" }}\n",
+        deploy.display()
+    );
+    fs::write(directory.join("kustomization.yaml"), text)?;
+    Ok(directory)
+}
+
+/// Installs it and waits until every pod is ready and the API is served.
+///
+/// # Errors
+/// The API server refuses something, or a pod does not become ready.
+pub(crate) async fn install(cluster: &Cluster) -> Result<()> {
+    let directory = kustomization(cluster.runtime())?;
+    let apply = format!("apply -k {}", directory.display());
+    cluster.admin().run(&apply).await?;
+    cluster
+        .rolled_out("deployment/sternline-gateway", NAMESPACE)
+        .await?;
+    cluster
+        .rolled_out("daemonset/sternline-shim", NAMESPACE)
+        .await?;
+    let served =
+        "wait apiservice/v1alpha1.reverse.sternline.dev --for=condition=Available --timeout=60s";
+    cluster.admin().run(served).await.map(drop)
+}
+
+/// Takes it away as the page says: the APIService first.
+///
+/// # Errors
+/// Something does not go.
+pub(crate) async fn uninstall(cluster: &Cluster) -> Result<()> {
+    let directory = kustomization(cluster.runtime())?;
+    let first = "delete apiservice v1alpha1.reverse.sternline.dev --wait";
+    cluster.admin().run(first).await?;
+    let rest = format!(
+        "delete -k {} --ignore-not-found --wait",
+        directory.display()
+    );
+    cluster.admin().run(&rest).await.map(drop)
+}
