@@ -10,7 +10,7 @@ mod in_cluster;
 mod model;
 
 pub use access::{Access, ApiServer, Impersonation, Overrides};
-pub(in crate::cluster) use access::{Auth, Identity, ServerTrust};
+pub(in crate::cluster) use access::{Auth, Identity, ServerTrust, host};
 #[cfg(all(test, unix))]
 pub(in crate::cluster) use model::Variable;
 pub(in crate::cluster) use model::{ClusterInfo, Exec, Secret};

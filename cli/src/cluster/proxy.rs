@@ -8,7 +8,7 @@ mod through;
 
 pub(super) use through::{Stream, connect};
 
-use super::kubeconfig::ApiServer;
+use super::kubeconfig::{ApiServer, host};
 use crate::clean::clean;
 use crate::fault::Fault;
 use http::Uri;
@@ -73,7 +73,7 @@ impl Proxy {
             "socks5" | "socks5h" => (Kind::Socks5, 1080),
             _ => return None,
         };
-        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        let host = host(uri.host()?)?;
         let userinfo = uri
             .authority()?
             .as_str()
@@ -84,7 +84,7 @@ impl Proxy {
             let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
             (plain(name), plain(password))
         });
-        (!host.is_empty()).then_some(Self {
+        Some(Self {
             kind,
             host,
             port: uri.port_u16().unwrap_or(usual),

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 use http::uri::Scheme;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 /// Namespace of who names none.
@@ -135,8 +136,7 @@ impl ApiServer {
             Some(scheme) if *scheme == Scheme::HTTP => false,
             _ => return Err(wrong()),
         };
-        let host = uri.host().filter(|host| !host.is_empty());
-        let host = host.ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
+        let host = uri.host().and_then(host).ok_or_else(wrong)?;
         let userinfo = uri
             .authority()
             .is_some_and(|one| one.as_str().contains('@'));
@@ -165,6 +165,17 @@ impl ApiServer {
             format!("{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The host of a URL: a name, an IPv4 address, or an IPv6 address without the
+/// brackets that it has there.
+pub(in crate::cluster) fn host(text: &str) -> Option<String> {
+    if let Some(bare) = text.strip_prefix('[') {
+        let bare = bare.strip_suffix(']')?;
+        return bare.parse::<Ipv6Addr>().is_ok().then(|| bare.to_owned());
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (!text.is_empty() && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
 /// Picks a context's cluster and user.

@@ -216,6 +216,10 @@ fn servers_are_urls_of_a_host() {
         "https://u@a",
         "https://a?b",
         "https://a:0",
+        "https://a[a]",
+        "https://[a]",
+        "https://[10.0.0.1]",
+        "https://a%41",
     ] {
         assert!(ApiServer::parse(url).is_err(), "{url}");
     }
