@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 /// Bytes that an idle direction has room for. A control message fits.
 const SMALL: usize = 4 * 1024;
 
-/// Bytes that a busy direction has room for: several records of TLS.
-const LARGE: usize = 64 * 1024;
+/// Bytes that a busy direction has room for: two records of TLS. A thousand tunnels
+/// that are busy both ways hold 64 MiB.
+const LARGE: usize = 32 * 1024;
 
 /// How long an end may take to be told of the end.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -24,7 +24,7 @@ pub const PATH: &str = "/v1alpha1/node-certificate";
 
 /// Most that are answered at once: each asks the Kubernetes API twice, and may be
 /// anybody.
-pub const AT_ONCE: usize = 16;
+pub const AT_ONCE: usize = 8;
 
 /// The audience of their tokens: those for others are none here.
 const AUDIENCE: &str = "sternline-gateway";

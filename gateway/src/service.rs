@@ -75,12 +75,19 @@ impl Service {
                 json(StatusCode::OK, issued.to_json())
             }
             Err(refusal) => {
-                let label = match refusal.code {
-                    500.. => "failed",
-                    _ => "refused",
-                };
+                let code = refusal.code;
+                let label = if code >= 500 { "failed" } else { "refused" };
                 metrics::node_certificate(label);
-                tracing::warn!(from = %peer.from, code = refusal.code, "no certificate for a node: {}", refusal.message);
+                let why = &refusal.message;
+                match code {
+                    // Anybody can be refused so, and could fill the log.
+                    400 | 401 | 405 | 429 => {
+                        tracing::debug!(from = %peer.from, code, "no certificate for a node: {why}");
+                    }
+                    _ => {
+                        tracing::warn!(from = %peer.from, code, "no certificate for a node: {why}");
+                    }
+                }
                 told(&refusal)
             }
         }
@@ -93,7 +100,8 @@ impl Service {
             Ok(user) => user,
             Err(stranger) => {
                 metrics::unauthenticated();
-                tracing::info!(from = %peer.from, "{stranger}");
+                // Counted above: whoever can connect could fill the log.
+                tracing::debug!(from = %peer.from, "{stranger}");
                 return told(&Status::unauthenticated(&stranger.to_string()));
             }
         };

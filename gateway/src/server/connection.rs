@@ -30,7 +30,7 @@ const NEXT_REQUEST: Duration = Duration::from_secs(120);
 
 /// Longest request head, in bytes: 32 KiB of a query, and a user with a thousand
 /// groups.
-const MAX_HEAD: usize = 256 * 1024;
+const MAX_HEAD: usize = 128 * 1024;
 
 /// Most fields of a request: each group of a user is one. hyper's own limit of 100
 /// would shut out users with more.
