@@ -8,6 +8,7 @@ use crate::v1alpha1::{Grant, Pod, Requester};
 use crate::{Failure, Reason};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What stands before an encoded grant in the bytes that are signed, so that the
@@ -109,6 +110,27 @@ impl Grant {
                 "the grant does not permit to listen on {listen}: forward again and name it"
             ))),
         }
+    }
+
+    /// Whether it permits that this address goes on listening; a port 0 in it stands
+    /// for any that was found free.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn permits_bound(&self, bound: SocketAddr) -> Result<(), Failure> {
+        let wide = self.wide || bound.ip().is_loopback();
+        let is_of = |listen: Listen| {
+            listen.bind.addresses().contains(&bound.ip())
+                && [0, bound.port()].contains(&listen.port)
+        };
+        let mut permitted = self.listeners.iter();
+        let named = permitted.any(|one| Listen::from_proto(0, one).is_ok_and(is_of));
+        if wide && named {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "the session listens on {bound}, which the grant does not permit any more: forward anew"
+        )))
     }
 
     /// Whether it permits to hold listeners for so long.
@@ -245,6 +267,44 @@ mod tests {
         grant
             .permits_hold(Duration::from_millis(30_001))
             .expect_err("longer");
+    }
+
+    #[test]
+    fn what_listens_goes_on_while_it_is_named() {
+        let mut grant = grant();
+        grant.listeners = vec![
+            Listen {
+                id: 0,
+                bind: Bind::Loopback,
+                port: 9003,
+            }
+            .to_proto(),
+            Listen {
+                id: 1,
+                bind: Bind::parse("0.0.0.0").expect("one"),
+                port: 0,
+            }
+            .to_proto(),
+        ];
+        let permits = |grant: &Grant, bound: &str| {
+            grant
+                .permits_bound(bound.parse().expect("an address"))
+                .is_ok()
+        };
+        for good in ["127.0.0.1:9003", "[::1]:9003"] {
+            assert!(permits(&grant, good), "{good}");
+        }
+        for bad in [
+            "127.0.0.1:9004",
+            "127.0.0.2:9003",
+            "0.0.0.0:80",
+            "[::]:9003",
+        ] {
+            assert!(!permits(&grant, bad), "{bad}");
+        }
+        grant.wide = true;
+        assert!(permits(&grant, "0.0.0.0:80"), "any free port");
+        assert!(!permits(&grant, "[::]:80"));
     }
 
     #[test]

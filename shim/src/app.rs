@@ -135,6 +135,7 @@ impl App {
             cluster: cluster
                 .as_ref()
                 .map(|cluster| Arc::clone(&cluster.identity)),
+            gate: cluster.as_ref().map(|cluster| Arc::clone(&cluster.gate)),
             ..shared
         });
         let mut takeover = Takeover::begin(&*binder).await?;

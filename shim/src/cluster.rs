@@ -45,7 +45,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Cluster {
     listener: TcpListener,
-    gate: Arc<Gate>,
+    /// What finds out whether a grant is good.
+    pub gate: Arc<Gate>,
     /// What the node shows them.
     pub identity: Arc<Identity>,
     enrolment: Enrolment,

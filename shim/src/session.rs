@@ -27,7 +27,7 @@ use admission::Arrivals;
 use crate::audit::{Audit, SessionAudit};
 use crate::binder::Sandbox;
 use crate::cache::RequestCache;
-use crate::cluster::Identity;
+use crate::cluster::{Gate, Identity};
 use crate::limits::{Limits, millis};
 use crate::registry::Registry;
 use crate::tls::Tls;
@@ -37,7 +37,8 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use sternline_api::{Failure, Reason, v1alpha1 as pb};
+use sternline_api::v1alpha1::{self as pb, Grant};
+use sternline_api::{Failure, Reason};
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -75,6 +76,8 @@ pub struct Shared {
     pub tls: Option<Arc<Tls>>,
     /// What gateways are shown, if they are let in.
     pub cluster: Option<Arc<Identity>>,
+    /// What finds out whether a grant is good, if gateways are let in.
+    pub gate: Option<Arc<Gate>>,
 }
 
 impl Shared {
@@ -93,6 +96,7 @@ impl Shared {
             audit: Audit::default(),
             tls: None,
             cluster: None,
+            gate: None,
         }
     }
 }
@@ -208,6 +212,15 @@ impl Session {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Checks that a grant permits what the session has now: it may be of a user who
+    /// was allowed more before.
+    pub(crate) fn is_within(&self, grant: &Grant) -> Result<(), Failure> {
+        let bound = self.visible().bound.clone();
+        let mut bound = bound.iter().filter_map(pb::Bound::to_addr);
+        bound.try_for_each(|addr| grant.permits_bound(addr))?;
+        grant.permits_hold(self.hold)
     }
 
     /// A client came back with another grant, which is in place of the one before.

@@ -255,8 +255,7 @@ fn admit(
     let arrival = shared
         .passes
         .redeem(secret, |admission| {
-            brought.admit(&admission.session)?;
-            admission.arrive(most)
+            brought.admit(&admission.session, || admission.arrive(most))
         })
         .ok_or_else(|| {
             Failure::new(

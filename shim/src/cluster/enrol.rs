@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use sternline_api::span;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 /// Where a gateway answers.
@@ -35,6 +35,9 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Waits between tries that failed: the first, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether the certificate is still trusted.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -83,13 +86,25 @@ impl Enrolment {
                         "the node has a certificate"
                     );
                     wait = FIRST_WAIT;
-                    sleep(life * 2 / 3).await;
+                    self.is_due(life * 2 / 3).await;
                 }
                 Err(sentence) => {
                     tracing::warn!(gateway = %self.gateway, again = span::exact(wait), "no certificate for the node: {sentence}");
                     sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
+            }
+        }
+    }
+
+    /// Waits so long, or until the certificate is of no use any more: the cluster may
+    /// have another authority since.
+    async fn is_due(&self, life: Duration) {
+        let over = Instant::now() + life;
+        loop {
+            sleep_until(over.min(Instant::now() + LOOK)).await;
+            if Instant::now() >= over || self.identity.trouble(SystemTime::now()).is_some() {
+                return;
             }
         }
     }
@@ -113,6 +128,8 @@ impl Enrolment {
 
     async fn ask(&self, request: String) -> Result<Answer, String> {
         let host = self.gateway.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let authority = self.gateway.authority().map_or("", |one| one.as_str());
         let port = self.gateway.port_u16().unwrap_or(443);
         let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let roots = self.bundle.roots()?;
@@ -130,7 +147,7 @@ impl Enrolment {
         let request = Request::builder()
             .method(Method::POST)
             .uri(PATH)
-            .header(header::HOST, host)
+            .header(header::HOST, authority)
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
             .header(header::CONTENT_TYPE, "application/x-pem-file")
             .body(Full::new(Bytes::from(request)))
@@ -188,5 +205,38 @@ impl Enrolment {
             return Err(format!("{file} holds no token"));
         }
         Ok(token.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::{Authority, Directory};
+    use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_asks_again_in_time_or_when_the_authority_is_another() {
+        let (dir, authority) = (Directory::new(), Authority::new("cluster"));
+        let path = dir.file("ca.crt", authority.pem().as_bytes());
+        let bundle = Arc::new(Bundle::always(path));
+        let identity = Arc::new(Identity::new("worker-1", Arc::clone(&bundle)));
+        let pair = authority.issue_for(&[ServerAuth], &identity.host(), 4000);
+        let cert = CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("one");
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+        let taken = identity.take_up(vec![cert], key, SystemTime::now());
+        taken.expect("taken up");
+        let enrolment = Enrolment {
+            gateway: Uri::from_static("https://gateway.svc"),
+            token: dir.path().join("token"),
+            bundle,
+            identity,
+        };
+        let life = Duration::from_secs(3600);
+        let began = Instant::now();
+        enrolment.is_due(life).await;
+        assert_eq!(began.elapsed(), life);
+        dir.file("ca.crt", Authority::new("cluster").pem().as_bytes());
+        enrolment.is_due(life).await;
+        assert_eq!(began.elapsed(), life + LOOK);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Bundle;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
@@ -31,7 +31,6 @@ pub struct Identity {
 
 struct Current {
     key: Arc<CertifiedKey>,
-    until: SystemTime,
 }
 
 /// Shows one certificate, whatever is asked for.
@@ -83,20 +82,26 @@ impl Identity {
         let host = ServerName::try_from(self.host()).map_err(|error| error.to_string())?;
         rustls::client::verify_server_name(&parsed, &host)
             .map_err(|_| format!("it is not for {}", self.host()))?;
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &*self.bundle.roots()?,
-            &chain[1..],
-            rustls::pki_types::UnixTime::since_unix_epoch(since),
-            self.provider.signature_verification_algorithms.all,
-        )
-        .map_err(|error| format!("this cluster's authority has not signed it: {error}"))?;
+        self.vouched_for(&chain, now)?;
         let key = CertifiedKey::from_der(chain, key, &self.provider);
         let key = Arc::new(key.map_err(|error| error.to_string())?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(Current { key, until });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Current { key });
         Ok(until)
+    }
+
+    /// Whether the cluster's authority of now stands for a chain.
+    fn vouched_for(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
+        let (leaf, rest) = chain.split_first().ok_or("there is no certificate")?;
+        let leaf = ParsedCertificate::try_from(leaf).map_err(|error| error.to_string())?;
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &leaf,
+            &*self.bundle.roots()?,
+            rest,
+            UnixTime::since_unix_epoch(since),
+            self.provider.signature_verification_algorithms.all,
+        )
+        .map_err(|error| format!("this cluster's authority does not stand for it: {error}"))
     }
 
     /// What a handshake that begins now is made with: gateways alone are let in.
@@ -124,13 +129,16 @@ impl Identity {
     #[must_use]
     pub fn trouble(&self, now: SystemTime) -> Option<String> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        match current.as_ref() {
-            None => Some("the node has no certificate of the cluster yet: see the log of serve, and whether a gateway runs".to_owned()),
-            Some(current) if current.until <= now => Some(
-                "the node's certificate of the cluster is over: see the log of serve, and whether a gateway runs".to_owned(),
-            ),
-            Some(_) => None,
-        }
+        let what = match current.as_ref() {
+            None => "the node has no certificate of the cluster yet".to_owned(),
+            Some(current) => {
+                let refused = self.vouched_for(&current.key.cert, now).err()?;
+                format!("no gateway trusts the node's certificate any more ({refused})")
+            }
+        };
+        Some(format!(
+            "{what}: see the log of serve, and whether a gateway runs"
+        ))
     }
 }
 
@@ -156,4 +164,68 @@ fn until(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::{Authority, Directory};
+    use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+    use rustls::pki_types::pem::PemObject as _;
+
+    const HOST: &str = "worker-1.node.reverse.sternline.dev";
+
+    fn take_up(
+        identity: &Identity,
+        authority: &Authority,
+        host: &str,
+        year: i32,
+    ) -> Result<SystemTime, String> {
+        let pair = authority.issue_for(&[ServerAuth], host, year);
+        let cert = CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("one");
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+        identity.take_up(vec![cert], key, SystemTime::now())
+    }
+
+    #[test]
+    fn a_certificate_is_taken_up_that_is_of_use() {
+        let (dir, authority) = (Directory::new(), Authority::new("cluster"));
+        let path = dir.file("ca.crt", authority.pem().as_bytes());
+        let identity = Identity::new("worker-1", Arc::new(Bundle::always(path)));
+        assert!(
+            identity
+                .trouble(SystemTime::now())
+                .expect("none")
+                .contains("no certificate")
+        );
+        identity.handshake().expect_err("nothing to show");
+        let stranger = Authority::new("cluster");
+        for (authority, host, year, what) in [
+            (
+                &authority,
+                "worker-2.node.reverse.sternline.dev",
+                4000,
+                "not for",
+            ),
+            (&authority, HOST, 2001, "over"),
+            (&stranger, HOST, 4000, "does not stand"),
+        ] {
+            let refused = take_up(&identity, authority, host, year).expect_err(what);
+            assert!(refused.contains(what), "{refused}");
+        }
+        take_up(&identity, &authority, HOST, 4000).expect("taken up");
+        assert_eq!(identity.trouble(SystemTime::now()), None);
+        identity.handshake().expect("something to show");
+    }
+
+    #[test]
+    fn another_authority_is_noticed() {
+        let (dir, authority) = (Directory::new(), Authority::new("cluster"));
+        let path = dir.file("ca.crt", authority.pem().as_bytes());
+        let identity = Identity::new("worker-1", Arc::new(Bundle::always(path)));
+        take_up(&identity, &authority, HOST, 4000).expect("taken up");
+        dir.file("ca.crt", Authority::new("cluster").pem().as_bytes());
+        let trouble = identity.trouble(SystemTime::now()).expect("some");
+        assert!(trouble.contains("does not stand"), "{trouble}");
+    }
 }

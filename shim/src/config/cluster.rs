@@ -49,7 +49,7 @@ pub struct TrustArgs {
 fn gateway(text: &str) -> Result<Uri, String> {
     let wrong = || format!("{text:?} is no https://HOST[:PORT]");
     let uri: Uri = text.parse().map_err(|_| wrong())?;
-    let bare = uri.path() == "/" && uri.query().is_none();
+    let bare = uri.path() == "/" && uri.query().is_none() && !text.contains('@');
     match (uri.scheme_str(), uri.host()) {
         (Some("https"), Some(host)) if bare && !host.is_empty() => Ok(uri),
         _ => Err(wrong()),
@@ -91,6 +91,7 @@ mod tests {
             "https://a/b",
             "https://a?b",
             "//a",
+            "https://a@b",
         ] {
             gateway(bad).expect_err(bad);
         }

@@ -19,7 +19,8 @@ pub enum Way {
     Gateway(Arc<Gate>),
 }
 
-/// What a client brought besides its token or ticket.
+/// What a client brought besides its token or ticket: a signed grant, and what it
+/// says.
 pub(super) struct Brought(Option<(Vec<u8>, Grant)>);
 
 impl Way {
@@ -39,13 +40,27 @@ impl Way {
 }
 
 impl Brought {
-    /// Lets the bearer into this session, which stands on its grant from then on.
+    /// Lets the bearer into this session, if `arrive` does; it stands on the bearer's
+    /// grant from then on.
     ///
     /// # Errors
-    /// The session was asked for the other way, or the grant is for another pod or
-    /// user.
-    pub(super) fn admit(self, session: &Session) -> Result<(), Failure> {
-        let Some((signed, grant)) = self.0 else {
+    /// The session was asked for the other way, the grant is for another pod or user
+    /// or for less than the session has, or there is no room.
+    pub(super) fn admit<T>(
+        self,
+        session: &Session,
+        arrive: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.check(session)?;
+        let arrived = arrive()?;
+        if let Some((signed, _)) = self.0 {
+            session.regrant(signed);
+        }
+        Ok(arrived)
+    }
+
+    fn check(&self, session: &Session) -> Result<(), Failure> {
+        let Some((_, grant)) = &self.0 else {
             return match session.granted {
                 false => Ok(()),
                 true => Err(refused(
@@ -58,8 +73,7 @@ impl Brought {
         if !session.granted || !is_of_it {
             return Err(refused("is not of the grant's user and pod"));
         }
-        session.regrant(signed);
-        Ok(())
+        session.is_within(grant)
     }
 }
 

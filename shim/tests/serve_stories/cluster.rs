@@ -144,6 +144,42 @@ async fn a_client_comes_back_with_a_new_grant_of_the_same_user_and_pod() {
     // What is added stands on the new grant, and is inside it.
     client.add(1, 7, free());
     assert_eq!(client.changed().await.error, "");
+    for (request, outside) in [
+        (2, support::at("127.0.0.1", 9)),
+        (3, support::at("127.0.0.2", 0)),
+    ] {
+        client.add(request, 8, outside);
+        assert_eq!(client.changed().await.error, "forbidden");
+    }
+}
+
+#[tokio::test]
+async fn who_may_no_longer_have_what_listens_does_not_come_back() {
+    let gateway = Gateway::start().await;
+    let (_node, port, mut call) = enrolled(&gateway).await;
+    let grant = gateway.grant(&pod("web"), "ada");
+    let answer = open(&mut call, request(&gateway, &grant)).await;
+    let answer = answer.expect("a session");
+    let io = bring(&gateway, port, &path(&answer.url), Some(&grant)).await;
+    let mut client = Client::serve(io.expect("101"), "first").await;
+    let ticket = client.ready().await.tickets.expect("some").resume;
+    drop(client);
+    let path = format!("/v1alpha1/sessions/{ticket}");
+    let less = Grant {
+        listeners: vec![support::at("127.0.0.2", 0)],
+        ..gateway.grant(&pod("web"), "ada")
+    };
+    let shorter = Grant {
+        max_hold_ms: 29_999,
+        ..gateway.grant(&pod("web"), "ada")
+    };
+    for grant in [&less, &shorter] {
+        let head = bring(&gateway, port, &path, Some(grant)).await;
+        assert_eq!(head.expect_err("refused").status, 403);
+    }
+    let same = gateway.grant(&pod("web"), "ada");
+    let io = bring(&gateway, port, &path, Some(&same)).await;
+    io.expect("101");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 use sternline_api::listen::Listen;
 use sternline_api::v1alpha1::{self as pb, control_message::Event};
 use sternline_api::{Failure, Reason};
@@ -224,6 +225,15 @@ impl Actor {
         };
         let listen = Listen::from_proto(id, add.listener.as_ref().ok_or_else(missing)?)?;
         refuse_wide(&[listen], self.shared.allow_wide_bind)?;
+        if self.session.granted {
+            // That of a serve before, which let gateways in, is none to this one.
+            let gate = self.shared.gate.as_ref().ok_or_else(|| {
+                let what = "this node does not let gateways in any more: nothing can be added";
+                Failure::new(Reason::Forbidden, what)
+            })?;
+            let grant = gate.verify(&self.session.grant(), SystemTime::now())?;
+            grant.permits(&[listen])?;
+        }
         Ok(listen)
     }
 
