@@ -63,6 +63,8 @@ impl Client {
         ask: &Ask,
     ) -> Result<(StatusCode, Bytes), ApiError> {
         let request = self.request(ask)?;
+        // A kept one may not have noticed yet that its last answer was read.
+        sender.ready().await.map_err(|error| unreachable(&error))?;
         let response = sender.send_request(request).await;
         let response = response.map_err(|error| unreachable(&error))?;
         let status = response.status();

@@ -17,15 +17,21 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use sternline_gateway::kube::{Api as _, ApiError, Ask, Verb};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use sternline_gateway::kube::{Api as _, ApiError, Ask, Client, Place, Verb};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio_rustls::TlsAcceptor;
 
-/// Serves what `api` has, to who shows this token.
-async fn serve(api: Arc<Fake>, authority: &Authority, token: &'static str) -> SocketAddr {
+/// Serves what `api` has, to who shows this token; counts connections.
+async fn serve(
+    api: Arc<Fake>,
+    authority: &Authority,
+    token: &'static str,
+) -> (SocketAddr, Arc<AtomicU32>) {
     let pair = authority.issue("kubernetes");
     let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes());
     let chain = chain.collect::<Result<_, _>>().expect("PEM");
@@ -40,8 +46,11 @@ async fn serve(api: Arc<Fake>, authority: &Authority, token: &'static str) -> So
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
+    let connections = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&connections);
     tokio::spawn(async move {
         while let Ok((io, _)) = listener.accept().await {
+            count.fetch_add(1, SeqCst);
             let (api, acceptor) = (Arc::clone(&api), acceptor.clone());
             tokio::spawn(async move {
                 let Ok(io) = acceptor.accept(io).await else {
@@ -57,7 +66,24 @@ async fn serve(api: Arc<Fake>, authority: &Authority, token: &'static str) -> So
             });
         }
     });
-    address
+    (address, connections)
+}
+
+/// A kubeconfig for that, in a directory.
+fn kubeconfig(dir: &Path, server: SocketAddr, authority: &Authority) -> PathBuf {
+    let path = dir.join("config");
+    let config = json!({
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {
+            "server": format!("https://{server}"),
+            "tls-server-name": "kubernetes",
+            "certificate-authority-data": BASE64_STANDARD.encode(authority.pem()),
+        }}],
+        "users": [{"name": "u", "user": {"token": "secret-token"}}],
+    });
+    std::fs::write(&path, config.to_string()).expect("written");
+    path
 }
 
 async fn answer(api: &Fake, request: Request<Incoming>, token: &str) -> Response<Full<Bytes>> {
@@ -96,20 +122,10 @@ async fn answer(api: &Fake, request: Request<Incoming>, token: &str) -> Response
 async fn the_program_serves_and_goes_when_it_is_told() {
     let cluster = Cluster::installed();
     let authority = Authority::new("kubernetes-ca");
-    let server = serve(Arc::clone(&cluster.api), &authority, "secret-token").await;
+    let (server, _) = serve(Arc::clone(&cluster.api), &authority, "secret-token").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let (kubeconfig, ready) = (dir.path().join("config"), dir.path().join("ready"));
-    let config = json!({
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {
-            "server": format!("https://{server}"),
-            "tls-server-name": "kubernetes",
-            "certificate-authority-data": BASE64_STANDARD.encode(authority.pem()),
-        }}],
-        "users": [{"name": "u", "user": {"token": "secret-token"}}],
-    });
-    std::fs::write(&kubeconfig, config.to_string()).expect("written");
+    let ready = dir.path().join("ready");
+    let kubeconfig = kubeconfig(dir.path(), server, &authority);
     let mut program = Command::new(env!("CARGO_BIN_EXE_sternline-gateway"));
     program
         .args(["serve", "--address", "127.0.0.1:0", "-vv"])
@@ -184,4 +200,24 @@ async fn without_a_cluster_it_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.contains("--kubeconfig"), "{log}");
+}
+
+/// What is asked one after the other goes over one connection.
+#[tokio::test]
+async fn connections_to_the_kubernetes_api_are_kept() {
+    let cluster = Cluster::installed();
+    let authority = Authority::new("kubernetes-ca");
+    let (server, connections) = serve(Arc::clone(&cluster.api), &authority, "secret-token").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = kubeconfig(dir.path(), server, &authority);
+    let client = Client::new(Place::from_kubeconfig(&config).expect("sound"));
+    for _ in 0..5 {
+        client.send(Ask::get(MAP)).await.expect("there");
+    }
+    let missing = client
+        .send(Ask::get("/nowhere"))
+        .await
+        .expect_err("not there");
+    assert!(missing.is_not_found(), "{missing}");
+    assert_eq!(connections.load(SeqCst), 1);
 }
