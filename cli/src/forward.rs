@@ -307,10 +307,6 @@ impl Forward {
                 .await;
             if leaves_session(&back) {
                 self.outside.release(resume.session_id()).await;
-                // Not after it was tried for as long as it made sense.
-                if let Ok(ControlFlow::Break(_)) = back {
-                    Box::pin(resume.part(&*self.outside)).await;
-                }
             }
             match back? {
                 ControlFlow::Continue(back) => live = back,
@@ -339,9 +335,13 @@ impl Forward {
             message: message.clone(),
         }));
         let lost = Instant::now();
+        let hurry = resume.hurry();
+        let coming = resume.come_back(&*self.outside, &self.plan.specs, mapping, self.timeout);
+        let mut coming = Box::pin(coming);
         let live = tokio::select! {
             biased;
-            back = resume.come_back(&*self.outside, &self.plan.specs, mapping, self.timeout) => {
+            back = &mut coming => {
+                drop(coming);
                 back.map_err(|fault| match fault.reason {
                     // It was no restart: without a hold the session is over.
                     Some(Reason::TokenUnknown) if resume.hold().is_zero() => {
@@ -350,11 +350,17 @@ impl Forward {
                     _ => fault.about(&self.plan.place),
                 })?
             }
-            interrupt = interrupts.next() => return match interrupt {
-                Interrupt::Stop => Ok(ControlFlow::Break(Finish::Stopped)),
-                Interrupt::Command(code) => Ok(ControlFlow::Break(Finish::Command(code))),
-                Interrupt::OutputClosed => Err(interrupts::output_closed()),
-            },
+            interrupt = interrupts.next() => {
+                if let Some(hurry) = hurry {
+                    hurry.notify_one();
+                    through::part(coming, interrupts).await;
+                }
+                return match interrupt {
+                    Interrupt::Stop => Ok(ControlFlow::Break(Finish::Stopped)),
+                    Interrupt::Command(code) => Ok(ControlFlow::Break(Finish::Command(code))),
+                    Interrupt::OutputClosed => Err(interrupts::output_closed()),
+                };
+            }
         };
         self.reporter.report(&Event::Reconnected(Reconnected {
             place: self.plan.place.to_string(),

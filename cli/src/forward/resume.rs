@@ -8,15 +8,16 @@
 use super::live::{Live, establish};
 use super::mapping::Mapping;
 use super::outside::Outside;
-use super::serve::goodbye;
 use crate::connect::Way;
 use crate::fault::Fault;
 use crate::spec::Spec;
+use std::sync::Arc;
 use std::time::Duration;
 use sternline_api::Reason;
 use sternline_api::v1alpha1::{Ready, Tickets};
 use sternline_tunnel::Settings;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Pause before the second attempt; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -26,9 +27,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Longest restart of a server that is waited for, whatever it says of itself.
 const LONGEST_RESTART: Duration = Duration::from_secs(300);
-
-/// How long an attempt to free listeners that nobody comes back to may take.
-const PARTING: Duration = Duration::from_secs(2);
 
 /// What it takes to come back.
 #[derive(Debug)]
@@ -45,6 +43,7 @@ pub(super) struct Resume {
     restart: Duration,
     /// Where the latest ticket leads; it is used up by the first answer.
     ticket: Option<Way>,
+    hurry: Arc<Notify>,
 }
 
 impl Resume {
@@ -57,6 +56,7 @@ impl Resume {
             hold: Duration::ZERO,
             restart: Duration::ZERO,
             ticket: None,
+            hurry: Arc::default(),
         };
         resume.renew(ready);
         resume
@@ -89,16 +89,10 @@ impl Resume {
         self.hold.max(self.restart)
     }
 
-    /// Comes back for a moment to say goodbye, where no call can end the session. If
-    /// that fails, the node frees the listeners when the hold is over.
-    pub(super) async fn part(&self, outside: &dyn Outside) {
-        let Some(way @ Way::Pod(_)) = &self.ticket else {
-            return;
-        };
-        match timeout(PARTING, establish(outside, way, &self.settings, PARTING)).await {
-            Ok(Ok((live, _))) => goodbye(live, Reason::Done, "").await,
-            _ => tracing::info!("the listeners are free once the hold is over"),
-        }
+    /// What makes [`Resume::come_back`] try at once, where no call can end the session
+    /// and somebody wants to: only who is back can say goodbye.
+    pub(super) fn hurry(&self) -> Option<Arc<Notify>> {
+        matches!(self.way, Way::Pod(_)).then(|| Arc::clone(&self.hurry))
     }
 
     /// Whether there is a way back.
@@ -144,7 +138,10 @@ impl Resume {
             if Instant::now() + pause >= deadline {
                 return Err(given_up(&last));
             }
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.hurry.notified() => {}
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

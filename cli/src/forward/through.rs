@@ -3,7 +3,7 @@
 
 use super::Plan;
 use super::early::Early;
-use super::interrupts::Interrupting;
+use super::interrupts::{Interrupt, Interrupting};
 use super::live::{self, Live};
 use super::mapping::Mapping;
 use super::outside::{Later, Outside, Reached};
@@ -23,8 +23,8 @@ use sternline_api::{Failure, Reason};
 use sternline_tunnel::Settings;
 use tokio::time::timeout;
 
-/// How long a session that is being set up may take to come up and be ended, once
-/// nobody wants it any more.
+/// How long a tunnel may take to come up for a goodbye, once nobody wants it any
+/// more.
 const PARTING: Duration = Duration::from_secs(2);
 
 /// What the user named in a cluster.
@@ -80,18 +80,29 @@ pub(super) async fn come_up(
         up = &mut stream => return Ok(up?),
         interrupt = interrupts.next() => interrupt,
     };
-    // The listeners may be bound by now, and nothing but a tunnel frees them before
-    // the hold is over.
+    // The listeners may be bound by now.
+    part(async { Ok(stream.await?.live) }, interrupts).await;
+    Err(interrupt.into())
+}
+
+/// Says goodbye on a tunnel that comes up in a moment: nothing else frees the
+/// listeners before the hold is over. A second signal is not kept waiting.
+pub(super) async fn part(
+    coming: impl Future<Output = Result<Live, Fault>>,
+    interrupts: &mut impl Interrupting,
+) {
     let parting = async {
-        if let Ok(Ok(up)) = timeout(PARTING, stream).await {
-            serve::goodbye(up.live, Reason::Done, "").await;
+        match timeout(PARTING, coming).await {
+            Ok(Ok(live)) => serve::goodbye(live, Reason::Done, "").await,
+            _ => tracing::info!("the listeners are free once the hold is over"),
         }
     };
+    let second = async { while !matches!(interrupts.next().await, Interrupt::Stop) {} };
     tokio::select! {
+        biased;
         () = Box::pin(parting) => {}
-        _ = interrupts.next() => {}
+        () = second => {}
     }
-    Err(interrupt.into())
 }
 
 /// Opens a session's stream and checks what the node announces.
