@@ -254,11 +254,11 @@ mod tests {
         sleep(Duration::from_secs(4)).await;
         drop(
             sessions
-                .enter("ada")
+                .enter("ada", false)
                 .expect("the Service may still lead here"),
         );
         sleep(Duration::from_secs(2)).await;
-        sessions.enter("ada").expect_err("not any more");
+        sessions.enter("ada", false).expect_err("not any more");
         draining.await.expect("drained");
         assert_eq!(begun.elapsed().as_secs(), 20, "the tunnel ended by itself");
     }

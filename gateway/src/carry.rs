@@ -1,6 +1,7 @@
 //! Carries a tunnel: bytes both ways, which nobody here reads.
 
 use crate::metrics;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{
@@ -64,18 +65,31 @@ where
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_node, mut to_node) = tokio::io::split(node);
     let (down, up) = (AtomicU64::new(0), AtomicU64::new(0));
-    let end = tokio::select! {
-        // What a side said before it ended goes first.
-        biased;
-        end = pump(&mut from_node, &mut to_client, &down, metrics::from_node) => match end {
-            Broken::Reader => End::Node,
-            Broken::Writer => End::Client,
-        },
-        end = pump(&mut from_client, &mut to_node, &up, metrics::to_node) => match end {
-            Broken::Reader => End::Client,
-            Broken::Writer => End::Node,
-        },
-        () = over.cancelled() => End::Draining,
+    let end = {
+        let mut downward = pin!(pump(
+            &mut from_node,
+            &mut to_client,
+            &down,
+            metrics::from_node
+        ));
+        let upward = pump(&mut from_client, &mut to_node, &up, metrics::to_node);
+        tokio::select! {
+            // What a side said before it ended goes first.
+            biased;
+            end = &mut downward => match end {
+                Broken::Reader => End::Node,
+                Broken::Writer => End::Client,
+            },
+            end = upward => match end {
+                Broken::Reader => End::Client,
+                Broken::Writer => {
+                    // A client that reads slowly has not heard yet why.
+                    let _ = timeout(FAREWELL, downward).await;
+                    End::Node
+                }
+            },
+            () = over.cancelled() => End::Draining,
+        }
     };
     // Both at once: one of them may be gone.
     let _ = tokio::join!(
@@ -195,6 +209,25 @@ mod tests {
         assert_eq!(said, "ending");
         assert_eq!(carried.await.expect("no panic").end, End::Node);
         client.write_all(b"x").await.expect_err("nobody is there");
+    }
+
+    #[tokio::test]
+    async fn last_words_arrive_at_a_client_that_reads_late() {
+        let Ends {
+            mut client,
+            mut node,
+            carried,
+            over: _over,
+        } = ends();
+        // More than the client's side has room for.
+        node.write_all(&[7; 2000]).await.expect("taken");
+        drop(node);
+        client.write_all(b"x").await.expect("taken");
+        tokio::task::yield_now().await;
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.expect("in order");
+        assert_eq!(said.len(), 2000);
+        assert_eq!(carried.await.expect("no panic").end, End::Node);
     }
 
     #[tokio::test(start_paused = true)]

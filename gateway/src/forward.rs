@@ -114,7 +114,7 @@ impl Forwards {
             ticket,
         } = self.read(request)?;
         about.asks(&asked, ticket.is_some());
-        let slot = self.sessions.enter(&user.name)?;
+        let slot = self.sessions.enter(&user.name, ticket.is_some())?;
         let route = self.router.route(user, &asked).await?;
         tracing::debug!(user = user.name, pod = ?route.pod, node = route.node, shim = %route.shim, "may, and leads there");
         let material = self.material.borrow().clone().ok_or_else(|| {

@@ -35,6 +35,9 @@ const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// Longest request, in bytes.
 const LONGEST: usize = 8 * 1024;
 
+/// How long a node waits for its turn.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a node may take to send it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -126,12 +129,6 @@ impl Nodes {
                 "certificates are for shims, which show the token of their service account",
             )
         })?;
-        let _room = self.room.try_acquire().map_err(|_| {
-            status(
-                Reason::SessionLimit,
-                "too many nodes ask at once: try again in a moment",
-            )
-        })?;
         let body = Limited::new(request.into_body(), LONGEST).collect();
         let body = timeout(BODY_TIMEOUT, body).await;
         let body = body.map(|body| body.map(|body| body.to_bytes()));
@@ -142,6 +139,13 @@ impl Nodes {
             return Err(status(Reason::InvalidRequest, &what));
         };
         let request = String::from_utf8_lossy(&body);
+        // Not before: who sends nothing has no place among those who wait for the API.
+        let Ok(Ok(_room)) = timeout(ROOM_TIMEOUT, self.room.acquire()).await else {
+            return Err(status(
+                Reason::SessionLimit,
+                "too many nodes ask at once: try again in a moment",
+            ));
+        };
         let node = self.node(token).await?;
         let material = self.material.borrow().clone();
         let material = material.ok_or_else(|| {

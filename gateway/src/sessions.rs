@@ -44,11 +44,12 @@ impl Sessions {
         }
     }
 
-    /// Takes one in.
+    /// Takes one in. One that comes back may be told of before the tunnel that it is
+    /// in place of is known to be lost: a user has room for each of them once more.
     ///
     /// # Errors
     /// There are too many, or this gateway goes away.
-    pub fn enter(self: &Arc<Self>, user: &str) -> Result<Slot, Failure> {
+    pub fn enter(self: &Arc<Self>, user: &str, comes_back: bool) -> Result<Slot, Failure> {
         let mut state = self.state();
         if state.closed {
             return Err(Failure::new(
@@ -64,7 +65,8 @@ impl Sessions {
             ));
         }
         let of_user = state.of_user.entry(user.to_owned()).or_default();
-        if *of_user >= self.most_per_user {
+        let twice = u32::from(comes_back) + 1;
+        if *of_user >= self.most_per_user.saturating_mul(twice) {
             return full(format!(
                 "user {user:?} has {} tunnels at this gateway, as many as one may: end some, or have its --max-sessions-per-user raised",
                 self.most_per_user
@@ -138,19 +140,29 @@ mod tests {
     fn users_and_all_together_have_a_limit() {
         let sessions = Arc::new(Sessions::new(3, 2));
         let reason = |entered: Result<Slot, Failure>| entered.expect_err("full").reason;
-        let (first, _second) = (sessions.enter("ada"), sessions.enter("ada"));
-        assert_eq!(reason(sessions.enter("ada")), Reason::SessionLimit);
-        let _third = sessions.enter("bob").expect("room for another");
-        assert_eq!(reason(sessions.enter("eve")), Reason::SessionLimit);
+        let (first, _second) = (sessions.enter("ada", false), sessions.enter("ada", false));
+        assert_eq!(reason(sessions.enter("ada", false)), Reason::SessionLimit);
+        let _third = sessions.enter("bob", false).expect("room for another");
+        assert_eq!(reason(sessions.enter("eve", false)), Reason::SessionLimit);
         drop(first);
-        let _again = sessions.enter("ada").expect("room again");
+        let _again = sessions.enter("ada", false).expect("room again");
+    }
+
+    #[test]
+    fn who_comes_back_finds_room_while_its_lost_tunnels_still_count() {
+        let sessions = Arc::new(Sessions::new(10, 1));
+        let _lost = sessions.enter("ada", false).expect("room");
+        let _back = sessions.enter("ada", true).expect("room to come back");
+        for comes_back in [false, true] {
+            sessions.enter("ada", comes_back).expect_err("full");
+        }
     }
 
     #[test]
     fn nobody_is_remembered() {
         let sessions = Arc::new(Sessions::new(10, 2));
         for user in 0..100 {
-            drop(sessions.enter(&user.to_string()).expect("room"));
+            drop(sessions.enter(&user.to_string(), false).expect("room"));
         }
         assert!(sessions.state().of_user.is_empty());
         assert_eq!(sessions.state().all, 0);
@@ -160,7 +172,7 @@ mod tests {
     fn a_closed_gateway_sends_on() {
         let sessions = Arc::new(Sessions::new(10, 2));
         sessions.close();
-        let refused = sessions.enter("ada").expect_err("closed");
+        let refused = sessions.enter("ada", false).expect_err("closed");
         assert_eq!(refused.reason, Reason::Draining);
     }
 }

@@ -157,6 +157,7 @@ fn is_final(fault: &Fault) -> bool {
                 | Reason::Draining
                 | Reason::NodeUnavailable
                 | Reason::ClusterUnavailable
+                | Reason::SessionLimit
                 | Reason::TokenLimit
                 | Reason::TunnelLimit
         )

@@ -2,10 +2,13 @@ use super::*;
 use crate::authority::Keyring;
 use crate::kube::fake::Fake;
 use http_body_util::Full;
+use hyper::body::Frame;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 const POD: &str = "/api/v1/namespaces/sternline/pods/shim-x";
@@ -198,7 +201,39 @@ async fn what_is_no_request_is_refused() {
     );
 }
 
+/// A body that never comes.
+struct Stalled;
+
+impl Body for Stalled {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Pending
+    }
+}
+
 #[tokio::test]
+async fn who_sends_nothing_keeps_nobody_out() {
+    let fake = cluster(verdict(), Some(pod()));
+    let nodes = Nodes {
+        room: Semaphore::new(1),
+        ..nodes(&fake)
+    };
+    let stalled = Request::post(PATH).header("authorization", "Bearer x");
+    let stalled = nodes.certify(stalled.body(Stalled).expect("a request"), now());
+    let request = post(&key_and_request().1, Some("Bearer t"));
+    tokio::select! {
+        biased;
+        _ = stalled => panic!("nothing came"),
+        certified = nodes.certify(request, now()) => drop(certified.expect("a place")),
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crowd_waits_outside() {
     let fake = cluster(verdict(), Some(pod()));
     let nodes = Nodes {
