@@ -152,7 +152,7 @@ async fn what_was_carried_is_recorded() {
 /// Told to go, a gateway lets tunnels go on for a while, and then ends them.
 #[tokio::test]
 async fn a_gateway_that_goes_ends_its_tunnels_at_last() {
-    let (_cluster, shim, gateway) = all(&["--drain-timeout", "2s"]).await;
+    let (_cluster, shim, gateway) = all(&["--drain-timeout", "8s"]).await;
     let (_, mut io) = gateway.proxy.forward(FORWARD, &raw()).await.expect("a 101");
     gateway.order().await;
     sleep(Duration::from_millis(200)).await;

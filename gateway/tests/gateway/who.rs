@@ -128,11 +128,11 @@ async fn certificates_are_renewed_while_it_serves() {
     let cluster = Cluster::installed();
     let flags = [
         "--root-lifetime",
-        "9s",
+        "24s",
         "--overlap",
-        "3s",
+        "8s",
         "--certificate-lifetime",
-        "3s",
+        "8s",
     ];
     let gateway = Gateway::start(&cluster, &flags).await;
     let mut seen = Vec::new();
@@ -148,7 +148,7 @@ async fn certificates_are_renewed_while_it_serves() {
         if seen.last() != Some(&chain) {
             seen.push(chain);
         }
-        (seen.len() > 3).then_some(())
+        (seen.len() > 2).then_some(())
     })
     .await;
 }
