@@ -48,7 +48,7 @@ const MAX_TOKEN: u64 = 16 * 1024;
 /// Where a certificate is asked for, and with what.
 #[derive(Debug)]
 pub struct Enrolment {
-    /// Of a gateway, `https://HOST[:PORT]`.
+    /// Of a gateway, `https://HOST:PORT`.
     pub gateway: Uri,
     /// The file of the token; it is read for each try, for it is renewed.
     pub token: PathBuf,

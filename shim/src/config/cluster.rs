@@ -20,7 +20,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "ADDR:PORT", requires_all = ["gateway", "gateway_token", "node_name"])]
     pub cluster_address: Option<SocketAddr>,
 
-    /// Where certificates for this node are asked for: https://HOST[:PORT].
+    /// Where certificates for this node are asked for: https://HOST:PORT, or https://HOST for port 443.
     #[arg(long, value_name = "URL", requires = "cluster_address", value_parser = gateway)]
     pub gateway: Option<Uri>,
 
