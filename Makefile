@@ -29,7 +29,7 @@ ENDURANCE := env STERNLINE_BINDER=$(or $(STERNLINE_BINDER),process) STERNLINE_BI
 CLUSTER := containerd-2 cri-o
 # The static programs of the image that is installed there.
 IMAGE := $(RELEASE:/release=/image)
-ON_CLUSTER := STERNLINE_IMAGE_DIR=$(IMAGE) cargo test --locked -p sternline-e2e --test cluster
+ON_CLUSTER := STERNLINE_BIN_DIR=$(RELEASE) STERNLINE_IMAGE_DIR=$(IMAGE) cargo test --locked -p sternline-e2e --test cluster
 RUNTIMES := env STERNLINE_BIN_DIR=$(RELEASE) hack/test-runtimes
 
 help: ## list these targets
@@ -54,6 +54,7 @@ check: build-tools ## what must be clean before a commit: format, lints, depende
 
 e2e: build-tools ## the whole way on a cluster of two nodes, on CLUSTER (containerd-2 and cri-o); root
 	@$(STAGE) "programs of a cluster" hack/install-test-deps kubernetes $(CLUSTER)
+	@$(STAGE) "build" $(BUILD)
 	@$(STAGE) "programs of the image" hack/build-image $(IMAGE)
 	@for runtime in $(CLUSTER); do \
 		$(STAGE) "a cluster on $$runtime" env STERNLINE_RUNTIME=$$runtime $(ON_CLUSTER) || exit 1; \

@@ -3,6 +3,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod control;
+pub(crate) mod forward;
 pub(crate) mod inside;
 pub(crate) mod install;
 pub(crate) mod kubectl;

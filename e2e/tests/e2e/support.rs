@@ -16,13 +16,12 @@ pub(crate) mod runner;
 pub(crate) mod shim;
 pub(crate) mod stage;
 pub(crate) mod standing;
-pub(crate) mod target;
 pub(crate) mod workstation;
 
 use std::time::Duration;
 
 pub(crate) use crate::shared::check::{is_at_least, same, says, until};
-pub(crate) use crate::shared::{enclosure, process, programs};
+pub(crate) use crate::shared::{enclosure, process, programs, target};
 
 /// Bound on what comes at once on an idle machine: far more than a busy one
 /// takes, and less than two missed PINGs at their default interval.

@@ -15,4 +15,5 @@ pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod runtime;
 pub(crate) mod system;
+pub(crate) mod target;
 pub(crate) mod watchdog;

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 /// The newest rules that are asked for; an older kernel enforces those it knows.
 const NEWEST: ABI = ABI::V6;
 
-/// A descriptor is kept back by opening it again and again.
-const KEPT_OPEN: &str = "/dev/null";
+/// A descriptor is kept back by opening the first again and again. The others are
+/// where random bytes come from in a program that is linked statically with glibc.
+const DEVICES: [&str; 3] = ["/dev/null", "/dev/urandom", "/dev/random"];
 
 /// The metrics count what is open.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -54,7 +55,7 @@ fn apply(
             readable,
             AccessFs::ReadFile | AccessFs::ReadDir,
         ))?
-        .add_rules(path_beneath_rules([KEPT_OPEN], AccessFs::ReadFile))?
+        .add_rules(path_beneath_rules(DEVICES, AccessFs::ReadFile))?
         .add_rules(path_beneath_rules([DESCRIPTORS], AccessFs::ReadDir))?
         .add_rules(ports)?
         .restrict_self()?;
@@ -91,7 +92,9 @@ mod tests {
             let listener = UnixListener::bind(own.join("s")).expect("may listen");
             fs::remove_file(own.join("s")).expect("may remove");
             drop(listener);
-            fs::File::open(KEPT_OPEN).expect("may open");
+            for device in DEVICES {
+                fs::File::open(device).expect("may open");
+            }
             let denied = [
                 fs::read(other.join("secret")).err(),
                 fs::write(other.join("new"), "y").err(),

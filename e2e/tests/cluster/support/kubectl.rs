@@ -1,9 +1,11 @@
 //! kubectl, as somebody runs it on the workstation.
 
-use super::control::programs;
+use super::control;
 use crate::shared::check::until;
+use crate::shared::programs;
 use anyhow::{Context as _, Result, bail};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,7 +38,7 @@ impl Kubectl {
     /// kubectl was not built.
     pub(crate) fn new(kubeconfig: PathBuf) -> Result<Self> {
         Ok(Self {
-            program: programs()?.join("kubectl"),
+            program: control::programs()?.join("kubectl"),
             kubeconfig,
             files: AtomicU32::new(0),
         })
@@ -51,16 +53,30 @@ impl Kubectl {
             .await
     }
 
-    async fn with(&self, words: &[&str]) -> Result<Answer> {
+    /// The command, for whoever starts it: kubectl with its plug-in, and somebody's
+    /// environment.
+    ///
+    /// # Errors
+    /// The plug-in is not built.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let plugins = self.kubeconfig.with_extension("plugins");
+        let plugin = plugins.join("kubectl-rpf");
+        if !plugin.exists() {
+            fs::create_dir_all(&plugins)?;
+            symlink(programs::cli()?, &plugin)?;
+        }
         let mut command = Command::new(&self.program);
         command
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .args(words)
+            .env("PATH", plugins)
+            .env("KUBECONFIG", &self.kubeconfig)
             // Discovery is cached in the home of whoever runs it.
-            .env("HOME", self.kubeconfig.with_extension("home"))
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+            .env("HOME", self.kubeconfig.with_extension("home"));
+        Ok(command)
+    }
+
+    async fn with(&self, words: &[&str]) -> Result<Answer> {
+        let mut command = self.command()?;
+        command.args(words).stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(BOUND, command.output())
             .await
             .with_context(|| format!("kubectl {words:?} still runs after {BOUND:?}"))??;

@@ -136,6 +136,7 @@ fn prepare(runtime: Runtime) -> Result<()> {
     control::programs()?;
     built("coredns")?;
     runtime.release().context("no release")?.directory()?;
+    programs::cli()?;
     programs::image()?;
     programs::build_probe()
 }

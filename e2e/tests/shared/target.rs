@@ -1,7 +1,7 @@
 //! Servers on the workstation that behave well or badly, and tell what they
 //! saw.
 
-use super::until;
+use super::check::until;
 use anyhow::Result;
 use sha2::{Digest as _, Sha256};
 use socket2::SockRef;
