@@ -86,7 +86,8 @@ impl Enrolment {
                         "the node has a certificate"
                     );
                     wait = FIRST_WAIT;
-                    self.is_due(life * 2 / 3).await;
+                    // One that hardly lives is no reason to ask without a pause.
+                    self.is_due((life * 2 / 3).max(FIRST_WAIT)).await;
                 }
                 Err(sentence) => {
                     tracing::warn!(gateway = %self.gateway, again = span::exact(wait), "no certificate for the node: {sentence}");

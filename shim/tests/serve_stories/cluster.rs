@@ -92,16 +92,20 @@ fn path(url: &str) -> String {
     rest.expect("the node's name")[at..].to_owned()
 }
 
+/// A session by this grant, and its client.
+async fn forward(gateway: &Gateway, port: SocketAddr, call: &mut Call, grant: &Grant) -> Client {
+    let answer = open(call, request(gateway, grant)).await;
+    let answer = answer.expect("a session");
+    let io = bring(gateway, port, &path(&answer.url), Some(grant)).await;
+    Client::serve(io.expect("101"), "first").await
+}
+
 #[tokio::test]
 async fn a_gateway_opens_a_session_and_brings_its_client() {
     let gateway = Gateway::start().await;
     let (node, port, mut call) = enrolled(&gateway).await;
     let grant = gateway.grant(&pod("web"), "ada");
-    let answer = open(&mut call, request(&gateway, &grant))
-        .await
-        .expect("a session");
-    let io = bring(&gateway, port, &path(&answer.url), Some(&grant)).await;
-    let mut client = Client::serve(io.expect("101"), "first").await;
+    let mut client = forward(&gateway, port, &mut call, &grant).await;
     let bound = client.ready().await.bound;
     let (greeting, _io) = support::pod(&bound[0]).await;
     assert!(!greeting.is_empty());
@@ -118,11 +122,7 @@ async fn a_client_comes_back_with_a_new_grant_of_the_same_user_and_pod() {
     let gateway = Gateway::start().await;
     let (_node, port, mut call) = enrolled(&gateway).await;
     let grant = gateway.grant(&pod("web"), "ada");
-    let answer = open(&mut call, request(&gateway, &grant))
-        .await
-        .expect("a session");
-    let io = bring(&gateway, port, &path(&answer.url), Some(&grant)).await;
-    let mut client = Client::serve(io.expect("101"), "first").await;
+    let mut client = forward(&gateway, port, &mut call, &grant).await;
     let ticket = client.ready().await.tickets.expect("some").resume;
     drop(client);
     let path = format!("/v1alpha1/sessions/{ticket}");
@@ -158,10 +158,7 @@ async fn who_may_no_longer_have_what_listens_does_not_come_back() {
     let gateway = Gateway::start().await;
     let (_node, port, mut call) = enrolled(&gateway).await;
     let grant = gateway.grant(&pod("web"), "ada");
-    let answer = open(&mut call, request(&gateway, &grant)).await;
-    let answer = answer.expect("a session");
-    let io = bring(&gateway, port, &path(&answer.url), Some(&grant)).await;
-    let mut client = Client::serve(io.expect("101"), "first").await;
+    let mut client = forward(&gateway, port, &mut call, &grant).await;
     let ticket = client.ready().await.tickets.expect("some").resume;
     drop(client);
     let path = format!("/v1alpha1/sessions/{ticket}");
