@@ -110,7 +110,7 @@ pub struct Many {
 /// Connections that were made and reset at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Storm {
-    /// Connections made and reset.
+    /// Connections made and reset, by either end.
     pub resets: u32,
     /// Connections that could not be made, by how they ended.
     pub failed: BTreeMap<End, u32>,
