@@ -20,8 +20,6 @@ SHARE := $(RELEASE:/release=/share)
 SUITE := hack/build-suite $(RELEASE)
 # Runtimes that make pods, by the names of hack/install-test-deps.
 PODS := containerd-1.6 containerd-1.7 containerd-2 cri-o
-# One end-to-end run, for the stage that is not in the table of runtimes.
-E2E := STERNLINE_BIN_DIR=$(RELEASE) cargo test --locked -p sternline-e2e
 STORIES := cargo test --locked -p sternline-e2e --test e2e
 # In two processes, as on a cluster, unless told otherwise.
 ENDURANCE := env STERNLINE_BINDER=$(or $(STERNLINE_BINDER),process) STERNLINE_BIN_DIR=$(RELEASE) STERNLINE_ENDURANCE
@@ -107,7 +105,6 @@ test: build-tools ## install what the tests need, build, run every test; root fo
 	@$(STAGE) "conformance of the shim on network namespaces" hack/run-conformance $(RELEASE) standalone
 	@$(STAGE) "conformance of the shim on containerd pods" hack/run-conformance $(RELEASE) containerd-1.6
 	@$(RUNTIMES)
-	@$(STAGE) "end to end on network namespaces, in two processes" env STERNLINE_RUNTIME=standalone STERNLINE_BINDER=process $(E2E)
 	@$(STAGE) "demo" demo/run.sh
 
 .PHONY: bench bench-full bench-instructions
