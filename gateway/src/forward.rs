@@ -68,21 +68,20 @@ impl Forwards {
     ) -> Result<HeaderMap, Failure> {
         let begun = Instant::now();
         let (namespace, pod) = place(request.uri());
-        let mut about = About::new(user, namespace, pod);
-        let prepared = self.prepare(request, user, &mut about).await;
+        let mut told = Told::later(&self.audit, About::new(user, namespace, pod));
+        let prepared = self.prepare(request, user, &mut told.about).await;
         let (slot, stream) = match prepared {
             Ok(prepared) => prepared,
             Err(failure) => {
                 metrics::refused(failure.reason);
-                let refused = Event::Refused(&failure);
-                self.audit.record(&about, refused, SystemTime::now());
+                told.tell(Event::Refused(&failure));
                 return Err(failure);
             }
         };
         metrics::set_up(begun.elapsed());
         let Stream { answer, io } = stream;
         let upgrade = hyper::upgrade::on(request);
-        let (audit, over, active) = (Arc::clone(&self.audit), self.sessions.over(), peer.keep());
+        let (over, active) = (self.sessions.over(), peer.keep());
         self.sessions.carry(async move {
             let _held = (slot, active);
             let client = match timeout(HAND_OVER, upgrade).await {
@@ -92,12 +91,12 @@ impl Forwards {
                     return;
                 }
             };
-            audit.record(&about, Event::TunnelStart, SystemTime::now());
+            told.tell(Event::TunnelStart);
             let begun = Instant::now();
             let carried = carry(client, io, over).await;
             let open = begun.elapsed();
             metrics::tunnel_ended(open);
-            audit.record(&about, Event::TunnelEnd(carried, open), SystemTime::now());
+            told.tell(Event::TunnelEnd(carried, open));
         });
         Ok(answer)
     }
@@ -194,6 +193,38 @@ fn call(
         }),
         requester: Some(grant::requester(user)),
         grant,
+    }
+}
+
+/// What is to be recorded of a forward. Dropped before anything was, because the
+/// client went away meanwhile, it is recorded as abandoned: the node may have made a
+/// session by then.
+struct Told {
+    audit: Arc<Audit>,
+    about: About,
+    something: bool,
+}
+
+impl Told {
+    fn later(audit: &Arc<Audit>, about: About) -> Self {
+        Self {
+            audit: Arc::clone(audit),
+            about,
+            something: false,
+        }
+    }
+
+    fn tell(&mut self, event: Event<'_>) {
+        self.something = true;
+        self.audit.record(&self.about, event, SystemTime::now());
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if !self.something {
+            self.tell(Event::Abandoned);
+        }
     }
 }
 

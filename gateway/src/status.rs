@@ -105,10 +105,11 @@ impl Status {
         }
     }
 
-    /// Nobody says who asks.
+    /// Nobody says who asks. Of a forward this is the API server's trouble, not the
+    /// user's, and may pass: whoever comes back tries again.
     #[must_use]
     pub fn unauthenticated(message: &str) -> Self {
-        let failure = Failure::new(Reason::Forbidden, message);
+        let failure = Failure::new(Reason::ClusterUnavailable, message);
         Self {
             code: StatusCode::UNAUTHORIZED.as_u16(),
             reason: word(StatusCode::UNAUTHORIZED),
@@ -224,5 +225,7 @@ mod tests {
         assert_eq!((method.code, method.reason), (405, "MethodNotAllowed"));
         let stranger = Status::unauthenticated("who?");
         assert_eq!((stranger.code, stranger.reason), (401, "Unauthorized"));
+        let json = String::from_utf8(stranger.to_json()).expect("text");
+        assert!(json.contains("cluster_unavailable"), "{json}");
     }
 }

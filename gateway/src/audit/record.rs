@@ -116,6 +116,8 @@ impl About {
 pub enum Event<'a> {
     /// A forward was refused.
     Refused(&'a Failure),
+    /// The client went away before it was refused or a tunnel was carried.
+    Abandoned,
     /// A tunnel is carried.
     TunnelStart,
     /// It ended, after so long.
@@ -177,6 +179,7 @@ impl<'a> Record<'a> {
                 record.end = Some(failure.reason.label());
                 record.message = Some(cut(&failure.message, MAX_SENTENCE));
             }
+            Event::Abandoned => record.event = "abandoned",
             Event::TunnelStart => record.event = "tunnel_start",
             Event::TunnelEnd(carried, duration) => {
                 record.event = "tunnel_end";

@@ -123,8 +123,9 @@ impl Keeper {
         let ring = Arc::new(self.ring(now).await?);
         let bundle = ring.bundle();
         self.keep_material(ring, now)?;
-        self.publish(&bundle).await?;
-        self.introduce(&bundle).await
+        // Neither waits for the other to be possible.
+        let published = self.publish(&bundle).await;
+        self.introduce(&bundle).await.and(published)
     }
 
     fn keep_material(&self, ring: Arc<Keyring>, now: SystemTime) -> Result<(), KeeperError> {

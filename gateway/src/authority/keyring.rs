@@ -9,11 +9,15 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 const CURRENT: (&str, &str) = ("current.crt", "current.key");
 const NEXT: (&str, &str) = ("next.crt", "next.key");
 const PREVIOUS: &str = "previous.crt";
+
+/// How long the news of a root may take to every node: kubelets bring a ConfigMap to
+/// those that mount it within a minute or two.
+const SPREAD: Duration = Duration::from_secs(5 * 60);
 
 /// Keys of a Secret and what they hold.
 pub type Data = BTreeMap<String, Vec<u8>>;
@@ -28,6 +32,7 @@ struct Root {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Trusted {
     pem: String,
+    made: SystemTime,
     until: SystemTime,
 }
 
@@ -131,7 +136,13 @@ impl Keyring {
             .filter(|next| next.certificate.until > now);
         let announce = known.is_none() && ends_within(lifetimes.overlap * 2);
         let stale = self.previous.iter().any(|one| one.until <= now);
-        if !due && !announce && !stale {
+        // One that nobody could hear of yet signs nothing, unless there is nothing
+        // left to sign with.
+        let spread = SPREAD.min(lifetimes.overlap / 2);
+        let heard = known.is_some_and(|next| next.certificate.made + spread <= now)
+            || self.current.certificate.until <= now;
+        let signs = due && heard;
+        if !signs && !announce && !stale {
             return Ok(None);
         }
         let mut next = match known {
@@ -140,10 +151,7 @@ impl Keyring {
             None => None,
         };
         let mut previous = self.previous.clone();
-        // One that nobody could hear of signs nothing, unless there is nothing
-        // left to sign with.
-        let heard = known.is_some() || self.current.certificate.until <= now;
-        let current = match next.take_if(|_| due && heard) {
+        let current = match next.take_if(|_| signs) {
             Some(next) => {
                 previous.insert(0, self.current.certificate.clone());
                 next
@@ -237,11 +245,14 @@ impl Trusted {
     fn of(der: &CertificateDer<'_>, name: &str) -> Result<Self, AuthorityError> {
         let (_, parsed) =
             X509Certificate::from_der(der).map_err(|_| wrong(name, "is no certificate"))?;
-        let until = parsed.validity().not_after.timestamp();
-        let until = u64::try_from(until).map_err(|_| wrong(name, "ended before 1970"))?;
+        let since_1970 = |time: ASN1Time| u64::try_from(time.timestamp()).map(Duration::from_secs);
+        let validity = parsed.validity();
+        let until = since_1970(validity.not_after).map_err(|_| wrong(name, "ended before 1970"))?;
+        let from = since_1970(validity.not_before).unwrap_or_default();
         Ok(Self {
             pem: super::issue::to_pem(der),
-            until: SystemTime::UNIX_EPOCH + Duration::from_secs(until),
+            made: Lifetimes::made(SystemTime::UNIX_EPOCH + from),
+            until: SystemTime::UNIX_EPOCH + until,
         })
     }
 }

@@ -71,6 +71,11 @@ impl Lifetimes {
     pub(super) fn begin(now: SystemTime) -> SystemTime {
         now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH)
     }
+
+    /// When something was made that is valid from then on.
+    pub(super) fn made(begin: SystemTime) -> SystemTime {
+        begin + BACKDATED
+    }
 }
 
 #[cfg(test)]

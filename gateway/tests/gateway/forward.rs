@@ -149,6 +149,26 @@ async fn what_was_carried_is_recorded() {
     assert!(!text.contains("token-1"), "{text}");
 }
 
+/// Whoever goes away while the node is still asked is recorded too.
+#[tokio::test]
+async fn whoever_goes_away_too_soon_is_recorded() {
+    let cluster = Cluster::installed();
+    let (shim, listener) = Shim::bind().await;
+    cluster.with_pod(shim.address.ip());
+    let port = shim.address.port().to_string();
+    let gateway = Gateway::start(&cluster, &["--shim-port", &port]).await;
+    let form = raw();
+    // Connected to, the node says nothing.
+    let _silent = tokio::select! {
+        answer = gateway.proxy.forward(FORWARD, &form) => panic!("{:?}", answer.map(drop)),
+        connected = timeout(LONG, listener.accept()) => connected.expect("in time"),
+    };
+    let abandoned = gateway.recorded("abandoned").await;
+    assert_eq!(abandoned["requester"]["user"], "ada");
+    assert_eq!(abandoned["node"], "worker-1");
+    assert!(abandoned.get("end").is_none(), "{abandoned}");
+}
+
 /// Told to go, a gateway lets tunnels go on for a while, and then ends them.
 #[tokio::test]
 async fn a_gateway_that_goes_ends_its_tunnels_at_last() {

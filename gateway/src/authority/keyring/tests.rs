@@ -82,6 +82,19 @@ fn a_root_is_announced_before_it_signs_and_trusted_after() {
     assert_eq!(count(&third), 2, "the second and the third");
 }
 
+/// Whoever was off for most of the overlap announces late.
+#[test]
+fn a_root_that_is_announced_late_signs_no_sooner_than_it_can_be_known() {
+    let first = generate();
+    let late = at(&first, 22).expect("time to announce, and to change");
+    assert_eq!((count(&late), late.until()), (2, first.until()));
+    for seconds in [22, 26] {
+        assert!(at(&late, seconds).is_none(), "after {seconds} s");
+    }
+    let second = at(&late, 27).expect("time to change");
+    assert_eq!(second.until(), start() + SECOND * 52);
+}
+
 #[test]
 fn whoever_has_any_bundle_of_its_time_trusts_what_is_signed() {
     let mut ring = generate();
