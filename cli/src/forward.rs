@@ -25,6 +25,7 @@ mod through;
 pub use through::Through;
 
 use crate::args::Format;
+use crate::clean::clean;
 use crate::connect::{Server, Trust};
 use crate::descriptors::Descriptors;
 use crate::fault::{Fault, exit};
@@ -40,7 +41,7 @@ use live::Live;
 use mapping::Mapping;
 use outside::{Machine, Outside};
 use ready_file::ReadyFile;
-use resume::Resume;
+use resume::{Back, Resume};
 use serve::Over;
 use setup::Up;
 use std::ffi::OsString;
@@ -299,7 +300,8 @@ impl Forward {
                 Over::Interrupted(Interrupt::OutputClosed) => {
                     return Err(interrupts::output_closed());
                 }
-                Over::Ended(fault) => return Err(fault.about(&self.plan.place)),
+                Over::Ended { fault, open } if resume.outlives(&fault) => (fault.message, open),
+                Over::Ended { fault, .. } => return Err(fault.about(&self.plan.place)),
                 Over::Lost { why, open } => (why, open),
             };
             let back = self
@@ -338,7 +340,7 @@ impl Forward {
         let hurry = resume.hurry();
         let coming = resume.come_back(&*self.outside, &self.plan.specs, mapping, self.timeout);
         let mut coming = Box::pin(coming);
-        let live = tokio::select! {
+        let Back { live, anew } = tokio::select! {
             biased;
             back = &mut coming => {
                 drop(coming);
@@ -353,7 +355,8 @@ impl Forward {
             interrupt = interrupts.next() => {
                 if let Some(hurry) = hurry {
                     hurry.notify_one();
-                    through::part(coming, interrupts).await;
+                    let live = async { Ok(coming.await?.live) };
+                    through::part(live, interrupts).await;
                 }
                 return match interrupt {
                     Interrupt::Stop => Ok(ControlFlow::Break(Finish::Stopped)),
@@ -365,6 +368,8 @@ impl Forward {
         self.reporter.report(&Event::Reconnected(Reconnected {
             place: self.plan.place.to_string(),
             after_ms: millis(lost.elapsed()),
+            session_id: clean(resume.session_id()),
+            new_session: anew,
         }));
         Ok(ControlFlow::Continue(live))
     }

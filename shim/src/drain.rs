@@ -161,7 +161,7 @@ pub fn notice_of_leaving(session: &Session, within: Duration) -> pb::Draining {
     pb::Draining {
         deadline_ms: crate::limits::millis(within),
         message: format!(
-            "sandbox {sandbox}: the node's shim is restarting: finish what is open; the session goes on then"
+            "sandbox {sandbox}: the node's shim is restarting: finish what is open; the session goes on then, if its listeners can be kept"
         ),
     }
 }

@@ -6,7 +6,7 @@ use crate::report::Forwarding;
 use crate::spec::{Spec, Target};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use sternline_api::listen::Bind;
+use sternline_api::listen::{Bind, Listen};
 use sternline_api::v1alpha1 as pb;
 
 /// Where the connections of one listener lead.
@@ -63,6 +63,18 @@ impl Mapping {
     pub(super) fn route(&self, listener_id: Option<u32>) -> Option<&Route> {
         let id = listener_id?;
         self.routes.iter().find(|route| route.listener_id == id)
+    }
+
+    /// What was asked for, with the ports that were taken.
+    pub(super) fn listens(&self, specs: &[Spec]) -> Vec<Listen> {
+        let one = |spec: &Spec| {
+            let port = self.route(Some(spec.listen.id))?.port;
+            Some(Listen {
+                port,
+                ..spec.listen
+            })
+        };
+        specs.iter().filter_map(one).collect()
     }
 
     /// How many listeners there are.
@@ -152,6 +164,10 @@ mod tests {
         .expect("fits");
         assert_eq!(mapping.len(), 3);
         assert_eq!(mapping.forwarding().len(), 4);
+        let specs = parse_all(&["8080:3000", "0:4000", "10.0.0.1:80:5000"]).expect("specs");
+        let listens = mapping.listens(&specs);
+        let ports: Vec<_> = listens.iter().map(|listen| listen.port).collect();
+        assert_eq!(ports, [8080, 40001, 80]);
         let route = mapping.route(Some(1)).expect("there");
         assert_eq!(
             (route.port, route.target.to_string()),

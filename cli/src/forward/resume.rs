@@ -4,6 +4,10 @@
 //! streaming endpoint is dialled again with the latest ticket in place of the
 //! token. A ticket works once; the announcement on the new tunnel brings the
 //! next. Connections that were open when the tunnel was lost are gone.
+//!
+//! In a cluster the shim of a node is replaced as a whole, with all that it holds.
+//! Whoever wants the listeners held gets them back in a session of their own then, on
+//! the ports that they had; meanwhile nobody listens.
 
 use super::live::{Live, establish};
 use super::mapping::Mapping;
@@ -43,7 +47,17 @@ pub(super) struct Resume {
     restart: Duration,
     /// Where the latest ticket leads; it is used up by the first answer.
     ticket: Option<Way>,
+    /// Whether that is no ticket, but asks for a new session.
+    anew: bool,
     hurry: Arc<Notify>,
+}
+
+/// A session that is taken up again.
+#[derive(Debug)]
+pub(super) struct Back {
+    pub(super) live: Live,
+    /// Whether it is another one than before.
+    pub(super) anew: bool,
 }
 
 impl Resume {
@@ -56,6 +70,7 @@ impl Resume {
             hold: Duration::ZERO,
             restart: Duration::ZERO,
             ticket: None,
+            anew: false,
             hurry: Arc::default(),
         };
         resume.renew(ready);
@@ -95,6 +110,31 @@ impl Resume {
         matches!(self.way, Way::Pod(_)).then(|| Arc::clone(&self.hurry))
     }
 
+    /// Whether an end that the server gave is none for us: its node's shim goes away, and
+    /// another takes its place.
+    pub(super) fn outlives(&self, fault: &Fault) -> bool {
+        fault.reason == Some(Reason::Draining) && self.has_successor() && self.is_possible()
+    }
+
+    /// Whether a session that its node lost is replaced by a new one.
+    fn has_successor(&self) -> bool {
+        matches!(self.way, Way::Pod(_)) && !self.hold.is_zero()
+    }
+
+    /// From here on the same listeners are asked for anew, unless they are already, or
+    /// are not to be held.
+    fn start_over(&mut self, specs: &[Spec], mapping: &Mapping) -> bool {
+        let Way::Pod(way) = &self.way else {
+            return false;
+        };
+        if self.anew || !self.has_successor() {
+            return false;
+        }
+        self.ticket = Some(Way::Pod(way.anew(mapping.listens(specs))));
+        self.anew = true;
+        true
+    }
+
     /// Whether there is a way back.
     pub(super) fn is_possible(&self) -> bool {
         self.ticket.is_some() && !self.patience().is_zero()
@@ -108,7 +148,7 @@ impl Resume {
         specs: &[Spec],
         mapping: &Mapping,
         limit: Duration,
-    ) -> Result<Live, Fault> {
+    ) -> Result<Back, Fault> {
         let deadline = Instant::now() + self.patience();
         let mut pause = FIRST_PAUSE;
         let mut last = String::from("it was not reached");
@@ -118,15 +158,30 @@ impl Resume {
             };
             match timeout_at(deadline, establish(outside, &way, &self.settings, limit)).await {
                 Ok(Ok((live, ready))) => {
-                    let same = ready.session_id == self.session_id
+                    let same = (self.anew || ready.session_id == self.session_id)
                         && Mapping::check(specs, &ready.bound)? == *mapping;
                     if !same {
                         return Err(Fault::protocol(
                             "the server came back with other listeners than before: the forward is given up",
                         ));
                     }
+                    self.session_id.clone_from(&ready.session_id);
                     self.renew(&ready);
-                    return Ok(live);
+                    let anew = std::mem::take(&mut self.anew);
+                    return Ok(Back { live, anew });
+                }
+                Ok(Err(fault))
+                    if fault.reason == Some(Reason::TokenUnknown)
+                        && self.start_over(specs, mapping) =>
+                {
+                    tracing::info!(
+                        "the node does not know the session any more: asking for another"
+                    );
+                    continue;
+                }
+                // What the shim before had is free once it is gone for good.
+                Ok(Err(fault)) if self.anew && fault.reason == Some(Reason::PortInUse) => {
+                    last = fault.message;
                 }
                 Ok(Err(fault)) if is_final(&fault) => return Err(fault),
                 Ok(Err(fault)) => {

@@ -30,7 +30,12 @@ pub(super) enum Over {
     /// From this side.
     Interrupted(Interrupt),
     /// The session is over: the server ended it, or it had to be given up.
-    Ended(Fault),
+    Ended {
+        /// Why.
+        fault: Fault,
+        /// Connections that were open, as far as they had not ended before it.
+        open: usize,
+    },
     /// Without a word.
     Lost {
         /// What broke.
@@ -76,11 +81,11 @@ pub(super) async fn serve(
                     Heard::Tickets(tickets) => resume.keep(&tickets),
                     Heard::Ended(fault) => {
                         announced = true;
-                        break Over::Ended(fault);
+                        break Over::Ended { fault, open: tasks.len() };
                     }
                     Heard::Violation(fault) => {
                         queue.end(Reason::ProtocolError, &fault.message);
-                        break Over::Ended(fault);
+                        break Over::Ended { fault, open: tasks.len() };
                     }
                 },
                 // Without its control stream a tunnel says nothing more: what
@@ -89,7 +94,7 @@ pub(super) async fn serve(
                 Err(error) if error.is_protocol() => {
                     let fault = Fault::protocol(format!("the server broke the protocol: {error}"));
                     queue.end(Reason::ProtocolError, &fault.message);
-                    break Over::Ended(fault);
+                    break Over::Ended { fault, open: tasks.len() };
                 }
                 Err(_) => listening = false,
             },
@@ -112,13 +117,13 @@ pub(super) async fn serve(
         // The node freed everything and said its last word: it waits only for
         // the tunnel to close.
         drop(acceptor);
-    } else if let Over::Lost { .. } = over {
+    } else if let Over::Lost { open, .. } = over {
         drop(acceptor);
         if listening
             && let Some(fault) = last_word(&mut receiver, mapping, resume, connections).await
         {
             wind_down(tasks).await;
-            return Over::Ended(fault);
+            return Over::Ended { fault, open };
         }
     } else {
         if let Over::Interrupted(_) = over {

@@ -177,6 +177,10 @@ pub struct Reconnected {
     pub place: String,
     /// After how long.
     pub after_ms: u64,
+    /// The server's id of the session, which is no secret.
+    pub session_id: String,
+    /// Whether that is another session than before: nobody listened meanwhile.
+    pub new_session: bool,
 }
 
 /// The forward is over.

@@ -48,11 +48,17 @@ pub(super) fn lines(event: &Event) -> Vec<Line> {
             ))]
         }
         Event::Lost(lost) => vec![Line::Note(lost_line(lost))],
-        Event::Reconnected(back) => vec![Line::Note(format!(
-            "Reconnected to {} after {}",
-            back.place,
-            span::short(Duration::from_millis(back.after_ms))
-        ))],
+        Event::Reconnected(back) => {
+            let how = match back.new_session {
+                true => " in a new session: connections were refused meanwhile",
+                false => "",
+            };
+            let after = span::short(Duration::from_millis(back.after_ms));
+            vec![Line::Note(format!(
+                "Reconnected to {} after {after}{how}",
+                back.place
+            ))]
+        }
         Event::Ended(ended) if !ended.is_failure() => Vec::new(),
         Event::Ended(ended) => vec![Line::Error(ended.message.clone())],
     }

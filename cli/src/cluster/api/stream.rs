@@ -30,6 +30,9 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// What a listener of the query begins with.
+const LISTEN: &str = "listen=";
+
 /// Where the session of a pod is streamed. Shown without its ticket.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PodWay {
@@ -45,11 +48,7 @@ impl PodWay {
         listeners: impl IntoIterator<Item = Listen>,
         hold: Duration,
     ) -> Self {
-        let encoded = |text: &str| utf8_percent_encode(text, PLAIN).to_string();
-        let mut query: Vec<_> = listeners
-            .into_iter()
-            .map(|listen| format!("listen={}", encoded(&listen.to_string())))
-            .collect();
+        let mut query: Vec<_> = listeners.into_iter().map(listening).collect();
         query.push(format!("hold={}ms", hold.as_millis()));
         query.extend(uid.map(|uid| format!("uid={}", encoded(uid))));
         let path = format!(
@@ -59,6 +58,19 @@ impl PodWay {
             query.join("&")
         );
         Self { path, ticket: None }
+    }
+
+    /// A new session in the same place, with these listeners.
+    #[must_use]
+    pub fn anew(&self, listeners: impl IntoIterator<Item = Listen>) -> Self {
+        let (path, query) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        let rest = query.split('&').filter(|one| !one.starts_with(LISTEN));
+        let query: Vec<_> = listeners.into_iter().map(listening).collect();
+        let query: Vec<_> = query.iter().map(String::as_str).chain(rest).collect();
+        Self {
+            path: format!("{path}?{}", query.join("&")),
+            ticket: None,
+        }
     }
 
     /// The same place, for who has a ticket; `None` if it cannot be one.
@@ -71,6 +83,15 @@ impl PodWay {
             ticket: Some(ticket.to_owned()),
         })
     }
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// How a listener is asked for in the query.
+fn listening(listen: Listen) -> String {
+    format!("{LISTEN}{}", encoded(&listen.to_string()))
 }
 
 impl fmt::Debug for PodWay {
@@ -184,6 +205,15 @@ mod tests {
                 .path
                 .contains("/namespaces/a%2F..%2Fb/pods/c%3Fd/portforward?hold=0ms")
         );
+    }
+
+    #[test]
+    fn a_new_session_asks_for_the_ports_that_there_were() {
+        let first = way(&["9003", "0:80"], Some("u-1"));
+        let was = parse_all(&["9003", "40001:80"]).expect("specs");
+        let again = first.with_ticket("SECRET").expect("a ticket");
+        let again = again.anew(was.iter().map(|spec| spec.listen));
+        assert_eq!(again, way(&["9003", "40001:80"], Some("u-1")));
     }
 
     #[test]
