@@ -14,7 +14,7 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
-use sternline_api::protocol::{REASON_METADATA, SESSIONS_PATH};
+use sternline_api::protocol::{API_VERSIONS, REASON_METADATA, SESSIONS_PATH};
 use sternline_api::v1alpha1 as pb;
 use sternline_api::v1alpha1::reverse_port_forward_service_client::ReversePortForwardServiceClient;
 use sternline_api::{Failure, Reason};
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 use tower::service_fn;
 
 /// How long a shim may take to take a connection and prove who it is.
@@ -135,10 +135,22 @@ impl Node<'_> {
             Ok(Err(status)) => status,
             Err(_) => return Err(self.odd("did not answer the call in time")),
         };
+        if status.metadata().contains_key(REASON_METADATA) {
+            return Err(status.into());
+        }
         // What was not sent by a shim at all carries the error that it came from.
-        let broke = std::error::Error::source(&status).is_some();
-        if broke && !status.metadata().contains_key(REASON_METADATA) {
+        if std::error::Error::source(&status).is_some() {
             return Err(self.odd("broke off during the call"));
+        }
+        if status.code() == Code::Unimplemented {
+            return Err(Failure::new(
+                Reason::VersionUnsupported,
+                format!(
+                    "the shim of node {:?} does not serve the call in version {}, which this gateway speaks: use releases that go together",
+                    self.route.node,
+                    API_VERSIONS.join(", ")
+                ),
+            ));
         }
         Err(status.into())
     }

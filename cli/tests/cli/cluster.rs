@@ -127,6 +127,30 @@ async fn what_a_server_refuses_is_said_in_kubectls_words() {
     }
 }
 
+/// Neither a gateway that speaks no stream of ours, nor one that serves the group in another
+/// version alone, leaves anybody waiting.
+#[tokio::test]
+async fn a_gateway_of_another_version_is_named() {
+    let cluster = Cluster::start(0).await;
+    let both = "the client speaks \"v1alpha1.reverse.sternline.dev\", and this gateway v9.reverse.sternline.dev: use releases that go together";
+    for ((code, body), says) in [
+        (
+            status(400, "BadRequest", both, "version_unsupported"),
+            format!("Error from server (BadRequest): {both}"),
+        ),
+        (
+            status(404, "NotFound", "the server could not find the requested resource", ""),
+            "the server does not have reverse.sternline.dev/v1alpha1: Sternline is not installed in this cluster, or in a release that does not go with sternline".into(),
+        ),
+    ] {
+        cluster.hook(move |seen| seen.is_forward().then(|| (code, body.clone())));
+        let run = Program::spawn(cluster.command(&["web", "80"])).end().await;
+        run.failed(6, &says);
+        assert_eq!(cluster.forwards().len(), 1, "it is not tried again");
+        cluster.forget();
+    }
+}
+
 #[tokio::test]
 async fn objects_that_lead_nowhere_are_told() {
     let cluster = Cluster::start(0).await;

@@ -1,5 +1,6 @@
 //! The gateway over real TLS on loopback, beside a Kubernetes API that was made up.
 
+mod clocks;
 mod forward;
 mod program;
 mod refused;

@@ -98,6 +98,28 @@ async fn what_the_node_refuses_is_told() {
     assert_eq!(gateway.recorded("refused").await["end"], "port_in_use");
 }
 
+/// A node of a release that does not go with this one is named, whether it is the call or
+/// the stream that they have no version of in common.
+#[tokio::test]
+async fn a_shim_of_another_version_is_named() {
+    let (_cluster, shim, gateway) = all(&[]).await;
+    shim.with(|state| state.other_version = true);
+    let (code, status) = refusal(&gateway, FORWARD, &raw()).await;
+    assert_eq!((code, cause(&status)), (400, "version_unsupported"));
+    assert_eq!(
+        status["message"],
+        "the shim of node \"worker-1\" does not serve the call in version v1alpha1, which this gateway speaks: use releases that go together"
+    );
+    let said = "no streaming protocol in common: this node speaks v9.reverse.sternline.dev";
+    shim.with(|state| {
+        state.other_version = false;
+        state.refuse_stream = Some(Failure::new(Reason::VersionUnsupported, said));
+    });
+    let (code, status) = refusal(&gateway, FORWARD, &raw()).await;
+    assert_eq!((code, cause(&status)), (400, "version_unsupported"));
+    assert_eq!(status["message"], said);
+}
+
 /// A session that nobody can stream is ended at once: its ports are free again.
 #[tokio::test]
 async fn a_session_that_cannot_be_streamed_is_stopped() {

@@ -55,7 +55,8 @@ pub(super) fn refused(path: &str, code: StatusCode, body: &[u8]) -> Fault {
         403 if is_ours => Fault::new(exit::FORBIDDEN, sentence),
         403 => Fault::because(Reason::Forbidden, sentence),
         404 if is_ours => Fault::no_server(format!(
-            "the server does not have {GROUP}/{VERSION}: Sternline is not installed in this cluster; an administrator installs it with `kubectl apply -k`, see docs/kubectl.md"
+            "the server does not have {GROUP}/{VERSION}: Sternline is not installed in this cluster, or in a release that does not go with sternline {}; an administrator installs it with `kubectl apply -k`, see docs/kubectl.md",
+            env!("CARGO_PKG_VERSION")
         )),
         404 => Fault::because(Reason::SandboxNotFound, sentence),
         502..=504 if is_ours => Fault::no_server(format!(

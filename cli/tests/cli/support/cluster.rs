@@ -184,6 +184,11 @@ impl Cluster {
         self.state.seen.lock().unwrap().clone()
     }
 
+    /// Forgets what was asked.
+    pub fn forget(&self) {
+        self.state.seen.lock().unwrap().clear();
+    }
+
     /// Requests to open a stream.
     pub fn forwards(&self) -> Vec<Seen> {
         self.seen().into_iter().filter(Seen::is_forward).collect()

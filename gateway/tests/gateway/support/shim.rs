@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) streams: Vec<(String, HeaderMap)>,
     pub(crate) refuse_call: Option<Failure>,
     pub(crate) refuse_stream: Option<Failure>,
+    /// It serves another version of the call.
+    pub(crate) other_version: bool,
     /// Streams end after this many bytes.
     pub(crate) hang_up_after: Option<usize>,
     /// Streams that are open.
@@ -194,10 +196,14 @@ impl ReversePortForwardService for Shim {
         &self,
         request: Request<pb::ReversePortForwardRequest>,
     ) -> Result<Response<pb::ReversePortForwardResponse>, Status> {
-        let refused = self.with(|state| {
+        let (refused, other_version) = self.with(|state| {
             state.calls.push(request.into_inner());
-            state.refuse_call.clone()
+            (state.refuse_call.clone(), state.other_version)
         });
+        if other_version {
+            // As a server says of a service that it does not have.
+            return Err(Status::unimplemented(""));
+        }
         if let Some(failure) = refused {
             return Err(failure.into());
         }
