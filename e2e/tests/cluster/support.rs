@@ -3,10 +3,12 @@
 
 pub(crate) mod cluster;
 pub(crate) mod control;
+pub(crate) mod crowd;
 pub(crate) mod forward;
 pub(crate) mod inside;
 pub(crate) mod install;
 pub(crate) mod kubectl;
+pub(crate) mod late;
 pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod pki;

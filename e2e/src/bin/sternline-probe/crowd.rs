@@ -24,12 +24,15 @@ pub(crate) fn many(args: &Args) -> Outcome {
     let to: SocketAddr = args.need("to")?;
     let connections: u32 = args.need("connections")?;
     let (bytes, rounds) = (args.or("bytes", 1024)?, args.or("rounds", 1)?);
+    let ports: u16 = args.or("ports", 1)?;
     let timeout = args.timeout()?;
     args.done()?;
     // The +1 is this thread, which takes the time.
     let gate = Barrier::new(usize::try_from(connections)? + 1);
     let start = Instant::now();
     let one = |index: u32| {
+        let nth = (index % u32::from(ports.max(1))) as u16;
+        let to = SocketAddr::new(to.ip(), to.port() + nth);
         let connection = stream::connect(to, timeout);
         let stood_ms = start.elapsed().as_secs_f64() * 1000.0;
         gate.wait();

@@ -27,7 +27,7 @@ in a sandbox, towards --to ADDRESS:
   reset --after                exchange bytes, then reset
   expect-end --send            wait for the end and tell which it was
   expect-refused               nobody may listen
-  many --connections --bytes --rounds   echo on all at once
+  many --connections --bytes --rounds   echo on all at once; with --ports to as many ports, in turn
   exchange --connections --bytes --seed   send, finish, expect it all back, on each
   storm --connections          connect and reset, as fast as it goes
   tiny --count                 writes of one byte each

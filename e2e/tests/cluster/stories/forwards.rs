@@ -9,9 +9,10 @@ use crate::support::cluster::Cluster;
 use crate::support::forward::{Forward, PEOPLE, SOON, probe};
 use crate::support::kubectl::Kubectl;
 use crate::support::runner::themed;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::path::Path;
 use std::time::Duration;
+use sternline_api::span;
 use sternline_e2e::report::{Echo, Listening, Many, Transfer};
 use tokio::process::Command;
 
@@ -152,14 +153,22 @@ async fn a_session_outlives_the_api_server_within_its_hold(cluster: &Cluster) ->
     forward.stop().await
 }
 
+/// How long nothing moves. The API server ends what is no long-running request after
+/// 60 s.
+pub(crate) fn idle() -> Result<Duration> {
+    match std::env::var("STERNLINE_IDLE") {
+        Err(_) => Ok(Duration::from_secs(75)),
+        Ok(text) => span::parse(&text).map_err(|error| anyhow!("STERNLINE_IDLE={text}: {error}")),
+    }
+}
+
 async fn a_session_that_is_idle_for_longer_than_a_request_may_take_goes_on(
     cluster: &Cluster,
 ) -> Result<()> {
     let target = Target::start(Manner::Echo).await?;
     let words = format!("deploy/php 9003:{} --hold 0s", target.port());
     let mut forward = Forward::up(&developer(cluster).await?, &words).await?;
-    // The API server ends what is no long-running request after 60 s.
-    tokio::time::sleep(Duration::from_secs(75)).await;
+    tokio::time::sleep(idle()?).await;
     same("how it ended", forward.process().ended(), None)?;
     echoes(cluster).await?;
     forward.stop().await

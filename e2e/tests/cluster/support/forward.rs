@@ -22,15 +22,23 @@ pub(crate) const PEOPLE: &str = "people";
 pub(crate) struct Forward(Process);
 
 impl Forward {
-    /// Starts `kubectl rpf` with `words`, split at spaces.
+    /// Starts `kubectl rpf` with `words`, split at spaces, for a pod of people's.
     ///
     /// # Errors
     /// It cannot be started.
     pub(crate) fn start(user: &Kubectl, words: &str) -> Result<Self> {
+        Self::start_in(PEOPLE, user, words)
+    }
+
+    /// The same, for a pod of another namespace.
+    ///
+    /// # Errors
+    /// As [`Forward::start`].
+    pub(crate) fn start_in(namespace: &str, user: &Kubectl, words: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("forward-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut command = user.command()?;
-        command.args(["rpf", "--namespace", PEOPLE]);
+        command.args(["rpf", "--namespace", namespace]);
         command.args(words.split_whitespace());
         Ok(Self(Process::start(&name, command, Path::new(STATE))?))
     }
@@ -40,10 +48,17 @@ impl Forward {
     /// # Errors
     /// It does not.
     pub(crate) async fn up(user: &Kubectl, words: &str) -> Result<Self> {
-        let this = Self::start(user, words)?;
+        Self::start(user, words)?.listens().await
+    }
+
+    /// Waits until it says that it listens.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) async fn listens(self) -> Result<Self> {
         let listens = |line: &str| line.starts_with("Forwarding from").then_some(());
-        this.0.line("a forward to listen", SOON, listens).await?;
-        Ok(this)
+        self.0.line("a forward to listen", SOON, listens).await?;
+        Ok(self)
     }
 
     /// The process, to be asked and told.
@@ -81,7 +96,20 @@ pub(crate) async fn probe<T: DeserializeOwned>(
     pod: &str,
     words: &str,
 ) -> Result<T> {
-    let words = format!("exec --namespace {PEOPLE} {pod} -- {PROBE} {words}");
+    probe_in(PEOPLE, cluster, pod, words).await
+}
+
+/// The same, in a pod of another namespace.
+///
+/// # Errors
+/// As [`probe`].
+pub(crate) async fn probe_in<T: DeserializeOwned>(
+    namespace: &str,
+    cluster: &Cluster,
+    pod: &str,
+    words: &str,
+) -> Result<T> {
+    let words = format!("exec --namespace {namespace} {pod} -- {PROBE} {words}");
     let said = cluster.admin().run(&words).await?;
     let line = said.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("the probe said {said:?}"))

@@ -3,6 +3,8 @@
 
 use crate::shared::enclosure;
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::path::PathBuf;
 
@@ -71,6 +73,25 @@ impl Inmate {
     pub(crate) fn namespace(&self, kind: &str) -> Result<String> {
         let link = fs::read_link(self.proc(&format!("ns/{kind}")))?;
         Ok(link.to_string_lossy().into_owned())
+    }
+
+    /// A variable of its environment, as it was started with.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn variable(&self, name: &str) -> Result<Option<String>> {
+        let all = fs::read(self.proc("environ"))?;
+        let mut all = all.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let found = all.find_map(|one| Some(one.strip_prefix(name)?.strip_prefix('=')?.to_owned()));
+        Ok(found)
+    }
+
+    /// Kills it at once.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn kill(&self) -> Result<()> {
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL).context(self.command.clone())
     }
 
     /// What is mounted for it beside what every container has: the place, and

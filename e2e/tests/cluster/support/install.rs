@@ -63,6 +63,38 @@ pub(crate) fn kustomization(runtime: Runtime) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// A flag that is added to a container: kind and name of what has it, its place
+/// there, and the flag.
+pub(crate) type Flag = (&'static str, &'static str, usize, &'static str);
+
+/// Applies what is installed again, with more flags, as an administrator's own
+/// kustomization adds them; without any it is as it was at first. Waits for nothing.
+///
+/// # Errors
+/// A file cannot be written, or the API server refuses something.
+pub(crate) async fn apply_with(cluster: &Cluster, flags: &[Flag]) -> Result<()> {
+    let base = kustomization(cluster.runtime())?;
+    let directory = Path::new(STATE).join("install-with");
+    fs::create_dir_all(&directory)?;
+    let mut text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\n\
+         kind: Kustomization\n\
+         resources: [../{}]\n\
+         patches:\n",
+        base.file_name().context("a name")?.display()
+    );
+    for (kind, name, container, flag) in flags {
+        let path = format!("/spec/template/spec/containers/{container}/args/-");
+        text += &format!(
+            "- target: {{ kind: {kind}, name: {name} }}\n  \
+             patch: '[{{\"op\": \"add\", \"path\": \"{path}\", \"value\": \"{flag}\"}}]'\n"
+        );
+    }
+    fs::write(directory.join("kustomization.yaml"), text)?;
+    let apply = format!("apply -k {}", directory.display());
+    cluster.admin().run(&apply).await.map(drop)
+}
+
 /// Installs it and waits until every pod is ready and the API is served.
 ///
 /// # Errors
