@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use sternline_api::protocol::{PROTOCOL_HEADER, STREAM_PROTOCOL, UPGRADE_RAW};
 use sternline_api::v1alpha1::control_message::Event;
 use sternline_tunnel::budget::{ProcessBudget, Traffic};
@@ -18,9 +19,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-/// Sessions that are being set up at once.
-const AT_ONCE: usize = 32;
+/// Sessions that are being set up at once: enough to keep a small machine busy.
+const AT_ONCE: usize = 8;
+
+/// Pause before somebody tries again who was told to.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest head of an answer that is read, in bytes.
 const HEAD: usize = 16 * 1024;
@@ -52,10 +57,11 @@ impl Crowd {
         })
     }
 
-    /// Opens a session for each port of a pod; all of them must be announced.
+    /// Opens a session for each port of a pod; all of them must be announced. Who is
+    /// told to try again later, as a node says that is busy, does.
     ///
     /// # Errors
-    /// One is refused; the error has the answer.
+    /// One is refused otherwise, or for too long; the error has the answer.
     pub(crate) async fn open(&mut self, pod: &str, ports: std::ops::Range<u16>) -> Result<()> {
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut opening = JoinSet::new();
@@ -68,7 +74,13 @@ impl Crowd {
             let (begun, upgraded) = oneshot::channel();
             opening.spawn(async move {
                 let _room = room.acquire_owned().await?;
-                let stream = upgrade(proxy, &path).await.context(port)?;
+                let stream = loop {
+                    match upgrade(proxy, &path).await.context(port)? {
+                        Ok(stream) => break stream,
+                        Err(said) if said.contains("retryAfterSeconds") => sleep(PAUSE).await,
+                        Err(said) => bail!("{port}: {said}"),
+                    }
+                };
                 let _ = begun.send(stream);
                 let said = ready.await.context("it ended before it was announced");
                 match said.context(port)? {
@@ -99,8 +111,8 @@ impl Crowd {
     }
 }
 
-/// Opens a stream in the raw form.
-async fn upgrade(proxy: SocketAddr, path: &str) -> Result<TcpStream> {
+/// Opens a stream in the raw form, or tells how that was refused.
+async fn upgrade(proxy: SocketAddr, path: &str) -> Result<Result<TcpStream, String>> {
     let mut stream = TcpStream::connect(proxy).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {proxy}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE_RAW}\r\n{PROTOCOL_HEADER}: {STREAM_PROTOCOL}\r\n\r\n"
@@ -115,12 +127,14 @@ async fn upgrade(proxy: SocketAddr, path: &str) -> Result<TcpStream> {
         }
     }
     if head.starts_with(b"HTTP/1.1 101 ") {
-        return Ok(stream);
+        return Ok(Ok(stream));
     }
-    let mut body = vec![0; HEAD];
-    let read = stream.read(&mut body).await?;
-    let said = String::from_utf8_lossy(&body[..read]);
-    bail!("{}{said}", String::from_utf8_lossy(&head))
+    let mut said = String::from_utf8_lossy(&head).into_owned();
+    let mut fields = said.lines().filter_map(|line| line.split_once(": "));
+    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: u64 = length.map_or(Ok(0), |(_, length)| length.parse())?;
+    stream.take(length).read_to_string(&mut said).await?;
+    Ok(Err(said))
 }
 
 /// Serves a tunnel until it ends, and tells the first message of its control stream.
