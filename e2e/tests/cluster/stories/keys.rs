@@ -45,6 +45,13 @@ async fn roots(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(roots.filter(|root| !root.is_empty()).collect())
 }
 
+/// Whether none of these is trusted any more, and others are.
+async fn replaced(cluster: &Cluster, before: &[String]) -> Result<Option<()>> {
+    let now = roots(cluster).await?;
+    let known = now.iter().any(|root| before.contains(root));
+    Ok((!known && !now.is_empty()).then_some(()))
+}
+
 async fn patch_authority(cluster: &Cluster, patch: &Value) -> Result<()> {
     let words = format!(
         "patch secret sternline-authority --namespace {NAMESPACE} --type merge --patch {patch}"
@@ -74,7 +81,9 @@ async fn certificates_end_and_the_authority_rotates_under_a_live_session(
         .rolled_out("deployment/sternline-gateway", NAMESPACE)
         .await?;
     // A root that was made for a year would last for a year: another is made at once.
+    let long = roots(cluster).await?;
     patch_authority(cluster, &json!({ "data": null })).await?;
+    until("another authority", 4 * SOON, || replaced(cluster, &long)).await?;
 
     // Without a hold: whatever cuts it ends it.
     let mut line = Line::up_at_last(cluster, ONE, "--hold 0s").await?;
@@ -82,14 +91,13 @@ async fn certificates_end_and_the_authority_rotates_under_a_live_session(
     let (before, signed_before) = (roots(cluster).await?, signed(cluster).await?);
     until("all roots to be other ones", 4 * SOON, || async {
         line.echoes(cluster).await?;
-        let now = roots(cluster).await?;
-        Ok((!now.is_empty() && !now.iter().any(|root| before.contains(root))).then_some(()))
+        replaced(cluster, &before).await
     })
     .await?;
     // Both nodes more than once: the certificates of then have ended.
+    let before = |pod: &String| signed_before.get(pod).copied().unwrap_or_default();
     let signed_now = signed(cluster).await?;
-    let sum = |signed: &BTreeMap<_, f64>| signed.values().sum::<f64>();
-    let renewed = sum(&signed_now) - sum(&signed_before);
+    let renewed: f64 = signed_now.iter().map(|(pod, now)| now - before(pod)).sum();
     is_at_least("certificates of nodes", renewed, 4.0)?;
 
     line.echoes(cluster).await?;
