@@ -8,6 +8,7 @@ use crate::support::install::{self, Flag, NAMESPACE};
 use crate::support::late::{LATE, Line, ONE, TWO, inside, metric, process_of};
 use crate::support::runner::themed;
 use anyhow::Result;
+use std::collections::BTreeMap;
 use sternline_e2e::report::{End, Ended, Exchanged};
 
 themed! {
@@ -87,21 +88,26 @@ async fn a_shim_that_is_upgraded_is_come_back_to_by_who_holds(cluster: &Cluster)
 async fn a_gateway_that_is_killed_resets_and_another_goes_on(cluster: &Cluster) -> Result<()> {
     const CONNECTIONS: u32 = 8;
     let mut line = Line::up(cluster, TWO, "--hold 2m").await?;
-    // More than gets through before it is killed.
-    let words = format!(
-        "exchange --to 127.0.0.1:9003 --connections {CONNECTIONS} --bytes 134217728 --timeout 60"
-    );
-    let mut transfer = inside(cluster, TWO, &words)?;
-    let carrier = until("a gateway to carry it", SOON, || async {
-        let carried = metric(
+    let carried = || {
+        metric(
             cluster,
             "sternline-gateway",
             "sternline_gateway_bytes_total",
-        );
-        let mut carried = carried.await?.into_iter();
-        Ok(carried.find(|(_, bytes)| *bytes > 16e6))
-    });
-    let (pod, _) = carrier.await?;
+        )
+    };
+    // Other stories had theirs carried by either.
+    let before: BTreeMap<_, _> = carried().await?.into_iter().collect();
+    // More than gets through before it is killed.
+    let words = format!(
+        "exchange --to 127.0.0.1:9003 --connections {CONNECTIONS} --bytes 4294967296 --timeout 60"
+    );
+    let mut transfer = inside(cluster, TWO, &words)?;
+    let pod = until("a gateway to carry it", SOON, || async {
+        let mut carried = carried().await?.into_iter();
+        let since = |pod| before.get(pod).copied().unwrap_or_default();
+        Ok(carried.find_map(|(pod, bytes)| (bytes - since(&pod) > 16e6).then_some(pod)))
+    })
+    .await?;
     process_of("/sternline-gateway serve", "HOSTNAME", &pod)?.kill()?;
 
     transfer.exit(SOON).await?;
