@@ -76,6 +76,7 @@ async fn programs_are_told_the_namespace_and_commands_the_port() {
 #[tokio::test]
 async fn what_a_server_refuses_is_said_in_kubectls_words() {
     let cluster = Cluster::start(0).await;
+    cluster.put("/apis/reverse.sternline.dev/v1alpha1", json!({}));
     for ((code, body), exit, says) in [
         (
             status(403, "Forbidden", "pods \"web\" is forbidden: no\x1b[2J", ""),
@@ -148,6 +149,25 @@ async fn a_gateway_of_another_version_is_named() {
         run.failed(6, &says);
         assert_eq!(cluster.forwards().len(), 1, "it is not tried again");
         cluster.forget();
+    }
+}
+
+#[tokio::test]
+async fn without_an_install_nobody_is_sent_for_rights() {
+    let cluster = Cluster::start(0).await;
+    let refused = "Error from server (Forbidden): no right";
+    for (code, exit, says) in [
+        (404, 6, "Sternline is not installed in this cluster"),
+        (200, 4, refused),
+        (503, 4, refused),
+    ] {
+        cluster.hook(move |seen| match seen.path.as_str() {
+            "/apis/reverse.sternline.dev/v1alpha1" => Some((code, "{}".into())),
+            _ if seen.is_forward() => Some(status(403, "Forbidden", "no right", "")),
+            _ => None,
+        });
+        let run = Program::spawn(cluster.command(&["web", "80"])).end().await;
+        run.failed(exit, says);
     }
 }
 

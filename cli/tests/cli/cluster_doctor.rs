@@ -98,6 +98,12 @@ async fn each_thing_that_is_missing_says_what_to_do() {
             "denies forwards",
         ),
         (
+            "/api/v1/namespaces/shop",
+            json!({"metadata": {"annotations": {"reverse.sternline.dev/policy": "Allow"}}}),
+            "namespace",
+            "says \"Allow\", which is neither allow nor deny",
+        ),
+        (
             "/api/v1/namespaces/shop/pods/web",
             host,
             "pod",

@@ -54,10 +54,7 @@ pub(super) fn refused(path: &str, code: StatusCode, body: &[u8]) -> Fault {
         // reason to give a lost stream up.
         403 if is_ours => Fault::new(exit::FORBIDDEN, sentence),
         403 => Fault::because(Reason::Forbidden, sentence),
-        404 if is_ours => Fault::no_server(format!(
-            "the server does not have {GROUP}/{VERSION}: Sternline is not installed in this cluster, or in a release that does not go with sternline {}; an administrator installs it with `kubectl apply -k`, see docs/kubectl.md",
-            env!("CARGO_PKG_VERSION")
-        )),
+        404 if is_ours => not_installed(),
         404 => Fault::because(Reason::SandboxNotFound, sentence),
         502..=504 if is_ours => Fault::no_server(format!(
             "{sentence}: the gateway of Sternline does not answer: `kubectl -n sternline get pods` shows its state"
@@ -66,6 +63,14 @@ pub(super) fn refused(path: &str, code: StatusCode, body: &[u8]) -> Fault {
         502..=504 => Fault::no_server(sentence),
         _ => Fault::new(exit::OTHER, sentence),
     }
+}
+
+/// Nobody serves the group.
+pub(super) fn not_installed() -> Fault {
+    Fault::no_server(format!(
+        "the server does not have {GROUP}/{VERSION}: Sternline is not installed in this cluster, or in a release that does not go with sternline {}; an administrator installs it with `kubectl apply -k`, see docs/kubectl.md",
+        env!("CARGO_PKG_VERSION")
+    ))
 }
 
 /// As kubectl prints it.

@@ -13,6 +13,7 @@ use http::header::{
 use http::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::IgnoredAny;
 use std::fmt;
 use std::time::Duration;
 use sternline_api::Reason;
@@ -124,7 +125,12 @@ impl Api {
                     self.access.server
                 )));
             }
-            return Err(status::refused(&way.path, code, &body));
+            let refused = status::refused(&way.path, code, &body);
+            if code == StatusCode::FORBIDDEN && refused.reason.is_none() && !self.is_served().await
+            {
+                return Err(status::not_installed());
+            }
+            return Err(refused);
         }
         check_switch(response.headers(), &key)?;
         tracing::info!("the connection is upgraded");
@@ -132,6 +138,13 @@ impl Api {
         let upgraded = upgraded.map_err(|error| self.unreachable(&super::broken(&error)))?;
         let stream = WebSocketIo::client(TokioIo::new(upgraded)).await;
         Ok(ByteStream::Right(Box::new(stream)))
+    }
+
+    /// Whether the group is there, which everybody may ask. The API server refuses
+    /// whoever has no right to it before it looks.
+    async fn is_served(&self) -> bool {
+        let found: Result<IgnoredAny, Fault> = self.get(&format!("/apis/{GROUP}/{VERSION}")).await;
+        found.err() != Some(status::not_installed())
     }
 }
 

@@ -72,6 +72,7 @@ pub(super) struct PodStatus {
 struct Condition {
     r#type: String,
     status: String,
+    reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -113,7 +114,8 @@ impl Pod {
         let mut waiting = waiting.filter_map(|one| one.state.as_ref()?.waiting.as_ref());
         let why = waiting
             .find_map(|waiting| waiting.reason.clone())
-            .or_else(|| self.status.reason.clone());
+            .or_else(|| self.status.reason.clone())
+            .or_else(|| self.why_on_no_node());
         let phase = match (
             &self.metadata.deletion_timestamp,
             self.status.phase.as_str(),
@@ -127,6 +129,13 @@ impl Pod {
             Some(why) => format!("pod/{} is {phase} ({why})", self.metadata.name),
         };
         clean(&state)
+    }
+
+    /// What the scheduler says where it finds no node for it.
+    fn why_on_no_node(&self) -> Option<String> {
+        let mut conditions = self.status.conditions.iter().flatten();
+        let one = conditions.find(|one| one.r#type == "PodScheduled" && one.status == "False")?;
+        one.reason.clone()
     }
 }
 

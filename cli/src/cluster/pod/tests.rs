@@ -49,6 +49,15 @@ fn why_a_pod_does_not_run_is_told() {
     }))
     .expect("a pod");
     assert_eq!(pod.state(), "pod/web is Pending (ImagePullBackOff)");
+    let nowhere = |status: &str| {
+        let scheduled =
+            json!({"type": "PodScheduled", "status": status, "reason": "Unschedulable"});
+        let status = json!({"phase": "Pending", "conditions": [scheduled]});
+        let pod = json!({"metadata": {"name": "web"}, "status": status});
+        serde_json::from_value::<Pod>(pod).expect("a pod").state()
+    };
+    assert_eq!(nowhere("False"), "pod/web is Pending (Unschedulable)");
+    assert_eq!(nowhere("True"), "pod/web is Pending");
 }
 
 #[test]

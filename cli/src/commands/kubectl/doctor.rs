@@ -215,7 +215,10 @@ impl Checks<'_> {
                     Some("deny") => Fail(format!(
                         "namespace {namespace} denies forwards by its annotation {POLICY}: its owner decides that"
                     )),
-                    Some(policy) => Found::Ok(format!("{namespace} says {POLICY}={policy}")),
+                    Some("allow") => Found::Ok(format!("{namespace} says {POLICY}=allow")),
+                    Some(other) => Fail(format!(
+                        "namespace {namespace} denies forwards: its annotation {POLICY} says {other:?}, which is neither allow nor deny: its owner corrects that"
+                    )),
                     None => Found::Ok(format!(
                         "{namespace} denies nothing by itself; a default-deny egress policy would"
                     )),
