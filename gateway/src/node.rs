@@ -26,8 +26,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use tower::service_fn;
 
-/// How long a shim may take to take a connection and prove who it is.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a shim may take to take a connection and prove who it is. Clients wait
+/// for 10 s unless they are told otherwise, and are to hear that it is the node.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long it may take for the call: it has 20 s for the bind alone.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
