@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod control;
 pub(crate) mod crowd;
+pub(crate) mod doctor;
 pub(crate) mod forward;
 pub(crate) mod inside;
 pub(crate) mod install;
@@ -13,4 +14,6 @@ pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod pki;
 pub(crate) mod runner;
+pub(crate) mod shop;
+pub(crate) mod token;
 pub(crate) mod worker;

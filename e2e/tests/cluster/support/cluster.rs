@@ -130,6 +130,14 @@ impl Cluster {
         Kubectl::new(self.authority.kubeconfig(name, groups)?)
     }
 
+    /// kubectl of a user who is known by what `user` says in the kubeconfig.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn user_of(&self, name: &str, user: &str) -> Result<Kubectl> {
+        Kubectl::new(self.authority.kubeconfig_of(name, user)?)
+    }
+
     pub(crate) fn control(&self) -> &Mutex<Control> {
         &self.control
     }

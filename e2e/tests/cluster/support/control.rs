@@ -67,7 +67,7 @@ impl Control {
     pub(crate) fn go_on(&mut self, authority: &Authority) -> Result<()> {
         let controllers = authority.kubeconfig("system:kube-controller-manager", &[])?;
         let scheduler = authority.kubeconfig("system:kube-scheduler", &[])?;
-        let key = self.machine.directory().join("tokens.key");
+        let key = self.token_key();
         let start = |name: &str, arguments: &[String]| {
             self.machine.spawn(&self.programs.join(name), arguments)
         };
@@ -92,6 +92,11 @@ impl Control {
         )?;
         self.others = vec![controllers, scheduler];
         Ok(())
+    }
+
+    /// The key with which it signs tokens of service accounts.
+    pub(crate) fn token_key(&self) -> PathBuf {
+        self.machine.directory().join("tokens.key")
     }
 
     /// What the API server's audit log has so far.

@@ -56,9 +56,36 @@ impl Forward {
     /// # Errors
     /// It does not.
     pub(crate) async fn listens(self) -> Result<Self> {
-        let listens = |line: &str| line.starts_with("Forwarding from").then_some(());
-        self.0.line("a forward to listen", SOON, listens).await?;
+        self.pod().await?;
         Ok(self)
+    }
+
+    /// Waits until it says that it listens, and answers in which pod.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) async fn pod(&self) -> Result<String> {
+        let listens = |line: &str| {
+            let (_, rest) = line
+                .strip_prefix("Forwarding from ")?
+                .split_once(" in pod/")?;
+            Some(rest.split_once(' ')?.0.to_owned())
+        };
+        self.0.line("a forward to listen", SOON, listens).await
+    }
+
+    /// Waits for its end with this code and one sentence, and answers that.
+    ///
+    /// # Errors
+    /// It ends otherwise, or says more.
+    pub(crate) async fn refused(mut self, code: i32) -> Result<String> {
+        let ended = self.0.exit(4 * SOON).await?.code;
+        anyhow::ensure!(
+            ended == code && self.0.stderr().lines().count() == 1,
+            "it ended with {ended}, expected were {code} and a sentence: {}",
+            self.0.story()
+        );
+        Ok(self.0.stderr().trim_end().to_owned())
     }
 
     /// The process, to be asked and told.

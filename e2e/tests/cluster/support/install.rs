@@ -47,20 +47,24 @@ pub(crate) fn kustomization(runtime: Runtime) -> Result<PathBuf> {
         Runtime::CriO => "crio",
         _ => "containerd",
     };
-    // kustomize wants a path from here to there.
-    let up = "../".repeat(directory.components().count() - 1);
-    let deploy = fs::canonicalize(DEPLOY)?;
-    let deploy = deploy.strip_prefix("/").context("an absolute path")?;
+    let deploy = from(&directory)?;
     let text = format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1\n\
          kind: Kustomization\n\
-         resources: [{up}{}/overlays/{overlay}]\n\
+         resources: [{deploy}/overlays/{overlay}]\n\
          images:\n\
-         - {{ name: sternline, newName: 127.0.0.1:5000/sternline, newTag: \"1\" }}\n",
-        deploy.display()
+         - {{ name: sternline, newName: 127.0.0.1:5000/sternline, newTag: \"1\" }}\n"
     );
     fs::write(directory.join("kustomization.yaml"), text)?;
     Ok(directory)
+}
+
+/// Where what is shipped is, as kustomize wants it: a path from here to there.
+fn from(directory: &Path) -> Result<String> {
+    let up = "../".repeat(directory.components().count() - 1);
+    let deploy = fs::canonicalize(DEPLOY)?;
+    let deploy = deploy.strip_prefix("/").context("an absolute path")?;
+    Ok(format!("{up}{}", deploy.display()))
 }
 
 /// A flag that is added to a container: kind and name of what has it, its place
@@ -114,6 +118,39 @@ pub(crate) async fn install(cluster: &Cluster) -> Result<()> {
     cluster.admin().run(served).await.map(drop)
 }
 
+/// Applies what is installed again with these components beside its own, on both
+/// nodes at once, which takes half the time, and waits until every shim is ready.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) async fn change(cluster: &Cluster, components: &[&str]) -> Result<()> {
+    kustomization(cluster.runtime())?;
+    let directory = Path::new(STATE).join("changed");
+    fs::create_dir_all(&directory)?;
+    let deploy = from(&directory)?;
+    let components: Vec<_> = components
+        .iter()
+        .map(|name| format!("{deploy}/components/{name}"))
+        .collect();
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\n\
+         kind: Kustomization\n\
+         resources: [../install]\n\
+         components: [{}]\n\
+         patches:\n\
+         - target: {{ kind: DaemonSet }}\n  \
+           patch: |\n    \
+             - {{ op: replace, path: /spec/updateStrategy/rollingUpdate/maxUnavailable, value: 2 }}\n",
+        components.join(", ")
+    );
+    fs::write(directory.join("kustomization.yaml"), text)?;
+    let apply = format!("apply -k {}", directory.display());
+    cluster.admin().run(&apply).await?;
+    cluster
+        .rolled_out("daemonset/sternline-shim", NAMESPACE)
+        .await
+}
+
 /// Takes it away as the page says: the APIService first.
 ///
 /// # Errors
@@ -127,4 +164,28 @@ pub(crate) async fn uninstall(cluster: &Cluster) -> Result<()> {
         directory.display()
     );
     cluster.admin().run(&rest).await.map(drop)
+}
+
+/// Changes the DaemonSet of the shims by a patch without spaces.
+///
+/// # Errors
+/// The API server refuses it.
+pub(crate) async fn patch_shims(cluster: &Cluster, patch: &str) -> Result<()> {
+    let words = format!(
+        "patch daemonset sternline-shim --namespace {NAMESPACE} --type strategic --patch {patch}"
+    );
+    cluster.admin().run(&words).await.map(drop)
+}
+
+/// The names of the shims' pods on a node.
+///
+/// # Errors
+/// The API server refuses.
+pub(crate) async fn shims_of(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
+    let words = format!(
+        "get pods --namespace {NAMESPACE} --selector app.kubernetes.io/name=sternline-shim \
+         --field-selector spec.nodeName={node} -o jsonpath={{.items[*].metadata.name}}"
+    );
+    let names = cluster.admin().run(&words).await?;
+    Ok(names.split_whitespace().map(str::to_owned).collect())
 }

@@ -30,6 +30,10 @@ pub(crate) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The service of the cluster's DNS.
 pub(crate) const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
+/// An address at which nothing ever answers, nor is refused: that of a pod on a node
+/// that is dead.
+pub(crate) const NOWHERE: Ipv4Addr = Ipv4Addr::new(192, 168, 78, 1);
+
 const BRIDGE: &str = "fabric0";
 
 /// Of the pods of the node with this address.
@@ -45,6 +49,7 @@ pub(crate) fn lay() -> Result<()> {
     ip(&format!("link add {BRIDGE} type bridge"))?;
     ip(&format!("addr add {WORKSTATION}/24 dev {BRIDGE}"))?;
     ip(&format!("link set {BRIDGE} up"))?;
+    ip(&format!("route add blackhole {NOWHERE}/32"))?;
     routes("").iter().try_for_each(|route| ip(route))
 }
 

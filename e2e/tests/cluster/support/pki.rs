@@ -111,6 +111,16 @@ impl Authority {
     pub(crate) fn kubeconfig(&self, name: &str, groups: &[&str]) -> Result<PathBuf> {
         let pair = self.issue(&Subject::user(name, groups))?;
         let (certificate, key) = (pair.certificate.display(), pair.key.display());
+        let user = format!("client-certificate: {certificate}, client-key: {key}");
+        self.kubeconfig_of(name, &user)
+    }
+
+    /// Writes a kubeconfig for a user who is known by what `user` says, between the
+    /// braces of a YAML mapping.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn kubeconfig_of(&self, name: &str, user: &str) -> Result<PathBuf> {
         let authority = self.certificate();
         let text = format!(
             r#"apiVersion: v1
@@ -124,11 +134,12 @@ clusters:
   cluster: {{ server: "https://{CONTROL}:{API_PORT}", certificate-authority: {authority} }}
 users:
 - name: "{name}"
-  user: {{ client-certificate: {certificate}, client-key: {key} }}
+  user: {{ {user} }}
 "#,
             authority = authority.display()
         );
-        let path = pair.certificate.with_extension("kubeconfig");
+        let stem = name.replace(':', "-");
+        let path = self.directory.join(format!("{stem}.kubeconfig"));
         fs::write(&path, text)?;
         Ok(path)
     }
