@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use sternline_docs::read;
-use sternline_shim::metrics::{self, Kind};
+use sternline_gateway::metrics as of_gateway;
+use sternline_shim::metrics as of_shim;
 
 const RULES: &str = "deploy/monitoring/rules.yaml";
 const TESTS: &str = "deploy/monitoring/rules.test.yaml";
@@ -19,14 +20,25 @@ fn words(text: &str, start: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Every metric of shims and gateways, and whether it is a histogram.
+fn metrics() -> Vec<(&'static str, bool)> {
+    let shim = of_shim::ALL.iter();
+    let shim = shim.map(|one| (one.name, one.kind == of_shim::Kind::Histogram));
+    let gateway = of_gateway::ALL.iter();
+    let gateway = gateway.map(|one| (one.name, one.kind == of_gateway::Kind::Histogram));
+    shim.chain(gateway).collect()
+}
+
 /// The names under which each metric can be asked for.
 fn known() -> BTreeSet<String> {
-    let all = metrics::ALL.iter().flat_map(|metric| match metric.kind {
-        Kind::Histogram => ["_bucket", "_sum", "_count"]
-            .map(|part| format!("{}{part}", metric.name))
-            .to_vec(),
-        Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
-    });
+    let all = metrics()
+        .into_iter()
+        .flat_map(|(name, histogram)| match histogram {
+            true => ["_bucket", "_sum", "_count"]
+                .map(|part| format!("{name}{part}"))
+                .to_vec(),
+            false => vec![name.to_owned()],
+        });
     all.collect()
 }
 
@@ -52,12 +64,12 @@ fn every_metric_of_dashboard_and_rules_is_served() {
 #[test]
 fn every_metric_is_shown_or_watched() {
     let asked = words(&(read(RULES) + &read(DASHBOARD)), "sternline_");
-    for metric in metrics::ALL {
+    for (name, _) in metrics() {
         let shown = asked.iter().any(|asked| {
-            let rest = asked.strip_prefix(metric.name);
+            let rest = asked.strip_prefix(name);
             rest.is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest))
         });
-        assert!(shown, "{} is on no panel and in no rule", metric.name);
+        assert!(shown, "{name} is on no panel and in no rule");
     }
 }
 
