@@ -31,6 +31,13 @@ const SHIM: &str = "\
 1  anything else, after one line that says what
 2  the command line is wrong";
 
+const GATEWAY_EXAMPLES: &str = "\
+# in a pod, as deploy/ has it: who it is comes from the service account
+sternline-gateway --metrics-address 0.0.0.0:10252
+
+# outside a cluster, against the API server of a kubeconfig
+sternline-gateway --kubeconfig admin.conf --address 127.0.0.1:10250";
+
 const CONFORMANCE: &str = "\
 0    all required specs passed
 1    a required one failed
@@ -88,6 +95,10 @@ const KUBECONFIG: (&str, &str) = (
 const BINDER_SOCKET: (&str, &str) = (
     "/run/sternline-binder/binder.sock",
     "where a binder listens for serve",
+);
+const SERVICE_ACCOUNT: (&str, &str) = (
+    "/var/run/secrets/kubernetes.io/serviceaccount",
+    "who it is to the Kubernetes API, unless --kubeconfig says",
 );
 
 const fn client(page: &'static str, exit: &'static str, see: &'static [&'static str]) -> Facts {
@@ -211,6 +222,28 @@ pub(crate) const FACTS: &[Facts] = &[
             "sternline-shim-serve(8)",
             "network_namespaces(7)",
             "capabilities(7)",
+        ],
+    },
+    Facts {
+        page: "sternline-gateway(8)",
+        exit: SHIM,
+        examples: GATEWAY_EXAMPLES,
+        files: &[SERVICE_ACCOUNT],
+        see: &[
+            "sternline-gateway-serve(8)",
+            "sternline-shim(8)",
+            "sternline-kubectl(1)",
+        ],
+    },
+    Facts {
+        page: "sternline-gateway-serve(8)",
+        exit: SHIM,
+        examples: GATEWAY_EXAMPLES,
+        files: &[SERVICE_ACCOUNT],
+        see: &[
+            "sternline-gateway(8)",
+            "sternline-shim(8)",
+            "sternline-kubectl(1)",
         ],
     },
     Facts {

@@ -20,6 +20,7 @@ pub fn pages() -> Vec<Page> {
     let programs = [
         (sternline_cli::args::Cli::command(), '1'),
         (sternline_shim::config::Cli::command(), '8'),
+        (sternline_gateway::config::Cli::command(), '8'),
         (sternline_conformance::command(), '1'),
     ];
     let mut all = Vec::new();

@@ -7,7 +7,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const PROGRAMS: [&str; 3] = ["sternline", "sternline-shim", "sternline-conformance"];
+const PROGRAMS: [&str; 4] = [
+    "sternline",
+    "sternline-shim",
+    "sternline-gateway",
+    "sternline-conformance",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -73,6 +78,7 @@ fn the_archive_has_what_an_installation_needs_and_belongs_to_root() {
     for (mode, file) in [
         ("-rwxr-xr-x", "bin/sternline"),
         ("-rwxr-xr-x", "bin/sternline-shim"),
+        ("-rwxr-xr-x", "bin/sternline-gateway"),
         ("-rwxr-xr-x", "bin/sternline-conformance"),
         ("-rw-r--r--", "lib/systemd/system/sternline-shim.service"),
         ("-rw-r--r--", "lib/systemd/system/sternline-binder.service"),
@@ -81,6 +87,7 @@ fn the_archive_has_what_an_installation_needs_and_belongs_to_root() {
         ("-rw-r--r--", "share/doc/sternline/LICENSE"),
         ("-rw-r--r--", "share/man/man1/sternline-forward.1"),
         ("-rw-r--r--", "share/man/man8/sternline-shim.8"),
+        ("-rw-r--r--", "share/man/man8/sternline-gateway.8"),
         ("-rw-r--r--", "share/bash-completion/completions/sternline"),
     ] {
         let path = format!(" sternline-{version}-{}/{file}", platform());

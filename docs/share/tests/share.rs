@@ -30,6 +30,8 @@ fn every_program_and_command_has_a_page() {
         "sternline-completion(1)",
         "sternline-conformance(1)",
         "sternline-forward(1)",
+        "sternline-gateway(8)",
+        "sternline-gateway-serve(8)",
         "sternline-kubectl(1)",
         "sternline-kubectl-doctor(1)",
         "sternline-sessions(1)",
