@@ -155,3 +155,21 @@ pub struct Besieged {
     /// Addresses at which nobody took a connection.
     pub refused: Vec<SocketAddr>,
 }
+
+/// What came of trying to come into network namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trespass {
+    /// The user that tried.
+    pub uid: u32,
+    /// Each way that was tried, in order.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// What was tried.
+    pub what: String,
+    /// How it was refused; none if it was not.
+    pub refused: Option<String>,
+}

@@ -1,5 +1,6 @@
 //! The metrics: every name, label and help text in one place.
 
+use crate::binder::wire::TurnedAway;
 use crate::limits::Limits;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -58,6 +59,7 @@ metrics! {
     SESSIONS = "sternline_sessions_total", Counter, ["end"], "Sessions that ended, by word of the error table.";
     TAKEN_OVER = "sternline_sessions_taken_over_total", Counter, [], "Sessions that this process went on with after the one before it.";
     NOT_KEPT = "sternline_sessions_not_kept_total", Counter, [], "Sessions that the binder does not keep for a restart: it has as many as it may, or no descriptors.";
+    BINDER_TURNED_AWAY = "sternline_binder_turned_away_total", Counter, ["what"], "What the binder turned away, as it last told: strangers, or what was beyond a limit of its own.";
     TUNNELS_ACTIVE = "sternline_tunnels_active", Gauge, [], "Tunnels up now.";
     BYTES = "sternline_bytes_total", Counter, ["direction"], "Bytes forwarded: from_pod and to_pod.";
     BUFFERED_BYTES = "sternline_buffered_bytes", Gauge, [], "Bytes that wait in buffers for a reader.";
@@ -83,6 +85,11 @@ const BUCKETS: &[f64] = &[
 /// Counters with labels that are served from the start: a rate notices the first
 /// of something only where there was a 0 before.
 const FROM_THE_START: &[(&str, &str, &str)] = &[
+    (BINDER_TURNED_AWAY, "what", TurnedAway::WORDS[0]),
+    (BINDER_TURNED_AWAY, "what", TurnedAway::WORDS[1]),
+    (BINDER_TURNED_AWAY, "what", TurnedAway::WORDS[2]),
+    (BINDER_TURNED_AWAY, "what", TurnedAway::WORDS[3]),
+    (BINDER_TURNED_AWAY, "what", TurnedAway::WORDS[4]),
     (RUNTIME_ERRORS, "operation", Operation::Bind.label()),
     (RUNTIME_ERRORS, "operation", Operation::Status.label()),
     (HANDSHAKES, "result", "ok"),
@@ -240,6 +247,11 @@ pub fn taken_over() {
 /// The binder does not keep a session for a restart.
 pub fn not_kept() {
     counter!(NOT_KEPT).increment(1);
+}
+
+/// The binder turned something away so many times more.
+pub fn binder_turned_away(what: &'static str, times: u64) {
+    counter!(BINDER_TURNED_AWAY, "what" => what).increment(times);
 }
 
 /// A session ended.

@@ -8,6 +8,7 @@ mod doctor;
 pub(crate) mod forwards;
 mod ground;
 mod installed;
+mod intruders;
 mod keys;
 mod leaving;
 mod pods;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Story> {
         changes::stories(),
         crowd::stories(),
         keys::stories(),
+        intruders::stories(),
         leaving::stories(),
     ]
     .into_iter()

@@ -184,6 +184,7 @@ mod tests {
     use crate::binder::channel::Channel;
     use crate::binder::server::Endpoint;
     use crate::binder::wire::{self, answer, ask};
+    use metrics_exporter_prometheus::PrometheusBuilder;
     use tokio::net::UnixListener;
 
     /// A binder of before anything was kept: it knows neither the words for that
@@ -204,6 +205,42 @@ mod tests {
             };
             let packet = wire::encode_answer(id, what);
             channel.send(&packet, &[]).await.expect("sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_it_turned_away_is_counted_once() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = recorder.handle();
+        let _recorder = ::metrics::set_default_local_recorder(&recorder);
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("s");
+        let (listener, _endpoint) = Endpoint::bind(&path, None).expect("bound");
+        let listener = UnixListener::from_std(listener.into()).expect("ours");
+        let binder = ProcessBinder::new(&path);
+        let channel = greeted(&listener).await;
+        for (strangers, counted) in [(2, 2), (2, 2), (5, 5), (1, 6)] {
+            let answering = async {
+                let packet = channel.receive().await.expect("readable");
+                let packet = packet.expect("a question");
+                let (id, _) = wire::decode_ask(&packet.bytes).expect("ours");
+                let turned_away = wire::TurnedAway {
+                    strangers,
+                    ..wire::TurnedAway::default()
+                };
+                let status = wire::Status {
+                    turned_away: Some(turned_away),
+                    ..wire::Status::default()
+                };
+                let packet = wire::encode_answer(id, answer::What::Status(status));
+                channel.send(&packet, &[]).await.expect("sent");
+            };
+            let (status, ()) = tokio::join!(binder.status(), answering);
+            assert_eq!(status.trouble, None);
+            let line =
+                format!("sternline_binder_turned_away_total{{what=\"strangers\"}} {counted}\n");
+            let page = metrics.render();
+            assert!(page.contains(&line), "{page}");
         }
     }
 

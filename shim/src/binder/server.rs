@@ -60,6 +60,19 @@ pub struct Refusals {
     kept: AtomicU64,
 }
 
+impl Refusals {
+    /// All of it, to be told.
+    fn so_far(&self) -> wire::TurnedAway {
+        wire::TurnedAway {
+            strangers: self.strangers.load(Relaxed),
+            connections: self.connections.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            watches: self.watches.load(Relaxed),
+            kept: self.kept.load(Relaxed),
+        }
+    }
+}
+
 /// Who may come in.
 #[derive(Clone, Copy, Debug)]
 pub struct Guests {
@@ -194,3 +207,6 @@ impl Server {
         let _ = channel.try_send(&wire::encode_answer(0, what));
     }
 }
+
+#[cfg(test)]
+mod tests;

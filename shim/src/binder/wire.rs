@@ -6,8 +6,10 @@
 
 pub mod convert;
 pub mod keep;
+pub mod turned_away;
 
 pub use keep::{Discard, Keep, Taken};
+pub use turned_away::TurnedAway;
 
 use prost::Message as _;
 use sternline_api::v1alpha1 as pb;
@@ -282,6 +284,9 @@ pub struct Status {
     /// Why it does not answer; empty if it does.
     #[prost(string, tag = "2")]
     pub trouble: String,
+    /// Of the process that answers; none from a release that did not tell.
+    #[prost(message, optional, tag = "3")]
+    pub turned_away: Option<TurnedAway>,
 }
 
 /// A failure.

@@ -10,6 +10,7 @@ mod hold;
 mod local;
 mod serve;
 mod stream;
+mod trespass;
 
 use args::Args;
 use serde::Serialize;
@@ -37,6 +38,7 @@ on itself:
   listen --address             bind and listen without SO_REUSEADDR; with --dual true for IPv4 too
   besiege --first --count      try to take ports, and connect to them, without a pause
   listeners                    who listens here
+  trespass --handed-by         try to enter network namespaces, one that a socket hands over among them
   serve-transfer --address --send --receive --seed   the other side of transfer
   serve-echo --address         send back whatever comes, on any number of connections
   pause                        wait for SIGTERM";
@@ -72,6 +74,7 @@ fn run() -> Outcome {
         "listeners" => local::listeners,
         "serve-transfer" => client::serve_transfer,
         "serve-echo" => serve::echo,
+        "trespass" => trespass::trespass,
         "pause" => local::pause,
         other => return Err(format!("no command {other:?}\n{USAGE}").into()),
     };

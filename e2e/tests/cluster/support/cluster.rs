@@ -7,7 +7,7 @@ use super::network::{self, CONTROL, NODES};
 use super::pki::Authority;
 use super::worker::Worker;
 use crate::shared::enclosure::STATE;
-use crate::shared::image::Image;
+use crate::shared::image::{Image, PROBE};
 use crate::shared::programs;
 use crate::shared::runtime::{Runtime, built, version};
 use anyhow::{Context as _, Result};
@@ -41,12 +41,18 @@ impl Cluster {
         let coredns = built("coredns")?.context("hack/runtimes lists no coredns")?;
         let ours = programs::image()?;
         let (gateway, shim) = (ours.join("sternline-gateway"), ours.join("sternline-shim"));
+        let probe = programs::probe()?;
         let images: Arc<[Image]> = [
-            Image::probe(&programs::probe()?)?,
+            Image::probe(&probe)?,
             Image::pack(
                 "sternline",
                 &["/sternline-shim"],
-                &[("/sternline-gateway", &gateway), ("/sternline-shim", &shim)],
+                &[
+                    ("/sternline-gateway", &gateway),
+                    ("/sternline-shim", &shim),
+                    // As an intruder's program, to have the rights of a container.
+                    (PROBE, &probe),
+                ],
             )?,
             Image::pack(
                 "coredns",
@@ -136,6 +142,11 @@ impl Cluster {
     /// A file cannot be written.
     pub(crate) fn user_of(&self, name: &str, user: &str) -> Result<Kubectl> {
         Kubectl::new(self.authority.kubeconfig_of(name, user)?)
+    }
+
+    /// The CA of the cluster's people and machines.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     pub(crate) fn control(&self) -> &Mutex<Control> {

@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::network::{CONTROL, SERVICES};
-use super::pki::{API_PORT, Authority, Subject, api_hosts, signing_key};
+use super::pki::{API_PORT, Authority, Pair, Subject, api_hosts, signing_key};
 use crate::shared::process::Process;
 use crate::shared::runtime::built;
 use crate::shared::system::program;
@@ -20,14 +20,32 @@ rules:
 - level: None
 "#;
 
+/// The one name that is allowed in a front proxy's certificate.
+pub(crate) const FRONT_PROXY: &str = "front-proxy-client";
+
 /// The processes.
 pub(crate) struct Control {
     machine: Machine,
+    front_proxy: FrontProxy,
     api_server: Vec<String>,
     programs: PathBuf,
     etcd: Process,
     api: Process,
     others: Vec<Process>,
+}
+
+/// As what the API server comes to those behind it.
+pub(crate) struct FrontProxy {
+    pub(crate) authority: Authority,
+    pub(crate) pair: Pair,
+}
+
+impl FrontProxy {
+    fn new(directory: &Path) -> Result<Self> {
+        let authority = Authority::new("front-proxy", directory.join("front-proxy"))?;
+        let pair = authority.issue(&Subject::user(FRONT_PROXY, &[]))?;
+        Ok(Self { authority, pair })
+    }
 }
 
 impl Control {
@@ -48,10 +66,12 @@ impl Control {
                 "--log-level=warn".to_owned(),
             ],
         )?;
-        let api_server = api_server(&directory, authority)?;
+        let front_proxy = FrontProxy::new(&directory)?;
+        let api_server = api_server(&directory, authority, &front_proxy)?;
         let api = machine.spawn(&programs.join("kube-apiserver"), &api_server)?;
         Ok(Self {
             machine,
+            front_proxy,
             api_server,
             programs,
             etcd,
@@ -99,6 +119,11 @@ impl Control {
         self.machine.directory().join("tokens.key")
     }
 
+    /// As what the API server comes to those behind it.
+    pub(crate) fn front_proxy(&self) -> &FrontProxy {
+        &self.front_proxy
+    }
+
     /// What the API server's audit log has so far.
     pub(crate) fn audit_log(&self) -> String {
         fs::read_to_string(self.machine.directory().join("audit.log")).unwrap_or_default()
@@ -134,7 +159,11 @@ fn flag(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
-fn api_server(directory: &Path, authority: &Authority) -> Result<Vec<String>> {
+fn api_server(
+    directory: &Path,
+    authority: &Authority,
+    front_proxy: &FrontProxy,
+) -> Result<Vec<String>> {
     let serving = authority.issue(&Subject {
         name: "kube-apiserver",
         groups: &[],
@@ -144,8 +173,6 @@ fn api_server(directory: &Path, authority: &Authority) -> Result<Vec<String>> {
         "kube-apiserver-kubelet-client",
         &["system:masters"],
     ))?;
-    let front = Authority::new("front-proxy", directory.join("front-proxy"))?;
-    let front_client = front.issue(&Subject::user("front-proxy-client", &[]))?;
     let (private, public) = signing_key(directory)?;
     let policy = directory.join("audit-policy.yaml");
     fs::write(&policy, AUDIT)?;
@@ -157,7 +184,6 @@ fn api_server(directory: &Path, authority: &Authority) -> Result<Vec<String>> {
         "--kubelet-preferred-address-types=InternalIP",
         // No kube-proxy here: straight to the pods behind a service.
         "--enable-aggregator-routing=true",
-        "--requestheader-allowed-names=front-proxy-client",
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         "--requestheader-group-headers=X-Remote-Group",
         "--requestheader-username-headers=X-Remote-User",
@@ -176,9 +202,13 @@ fn api_server(directory: &Path, authority: &Authority) -> Result<Vec<String>> {
         flag("kubelet-certificate-authority", &authority.certificate()),
         flag("kubelet-client-certificate", &to_kubelets.certificate),
         flag("kubelet-client-key", &to_kubelets.key),
-        flag("requestheader-client-ca-file", &front.certificate()),
-        flag("proxy-client-cert-file", &front_client.certificate),
-        flag("proxy-client-key-file", &front_client.key),
+        format!("--requestheader-allowed-names={FRONT_PROXY}"),
+        flag(
+            "requestheader-client-ca-file",
+            &front_proxy.authority.certificate(),
+        ),
+        flag("proxy-client-cert-file", &front_proxy.pair.certificate),
+        flag("proxy-client-key-file", &front_proxy.pair.key),
         flag("service-account-key-file", &public),
         flag("service-account-signing-key-file", &private),
         flag("audit-policy-file", &policy),

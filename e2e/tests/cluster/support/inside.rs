@@ -2,7 +2,7 @@
 //! namespace.
 
 use crate::shared::enclosure;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -39,8 +39,22 @@ pub(crate) fn running(command: &str) -> Result<Vec<Inmate>> {
     Ok(found)
 }
 
+/// The one process of a node's pods whose command line begins with `command`.
+///
+/// # Errors
+/// There is none, or there are several.
+pub(crate) fn running_on(node: &str, command: &str) -> Result<Inmate> {
+    let mut found = running(command)?;
+    found.retain(|inmate| inmate.is_on(node));
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => bail!("of {command:?} there run on {node}: {found:?}"),
+    }
+}
+
 impl Inmate {
-    fn proc(&self, path: &str) -> PathBuf {
+    /// Something that the kernel says of it.
+    pub(crate) fn proc(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{path}", self.pid))
     }
 
@@ -114,6 +128,17 @@ impl Inmate {
             })
         };
         Ok(table.lines().filter_map(entry).collect())
+    }
+
+    /// Whether it is of a pod of this node.
+    pub(crate) fn is_on(&self, node: &str) -> bool {
+        let cgroups = fs::read_to_string(self.proc("cgroup")).unwrap_or_default();
+        cgroups.contains(&format!("{}/{node}/", enclosure::cgroup_parent()))
+    }
+
+    /// What it sees at an absolute path.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.proc(&format!("root{path}"))
     }
 
     /// Whether it is of a pod of this run.

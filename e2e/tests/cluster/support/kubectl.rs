@@ -74,7 +74,11 @@ impl Kubectl {
         Ok(command)
     }
 
-    async fn with(&self, words: &[&str]) -> Result<Answer> {
+    /// Runs it with words that may have spaces, whatever comes of it.
+    ///
+    /// # Errors
+    /// As [`Kubectl::attempt`].
+    pub(crate) async fn with(&self, words: &[&str]) -> Result<Answer> {
         let mut command = self.command()?;
         command.args(words).stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(BOUND, command.output())

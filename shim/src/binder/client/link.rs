@@ -5,6 +5,7 @@ use super::pending::{Outcome, Pending};
 use super::{Order, Own, unavailable};
 use crate::binder::channel::{Channel, Packet};
 use crate::binder::wire::{self, WireError, answer, ask};
+use crate::metrics;
 use crate::sandbox::Watched;
 use crate::sentence::plain;
 use std::collections::HashMap;
@@ -74,6 +75,8 @@ pub(super) struct Link {
     count: watch::Sender<usize>,
     own: Own,
     pub(super) kept: Kept,
+    /// As the binder told last.
+    turned_away: wire::TurnedAway,
 }
 
 impl Link {
@@ -94,6 +97,7 @@ impl Link {
             pending: HashMap::new(),
             next_id: 1,
             count,
+            turned_away: wire::TurnedAway::default(),
         }
     }
 
@@ -283,6 +287,12 @@ impl Link {
                 self.pending.insert(id, pending);
             }
             Outcome::Done => {}
+            Outcome::TurnedAway(now) => {
+                for (what, times) in now.since(&self.turned_away) {
+                    metrics::binder_turned_away(what, times);
+                }
+                self.turned_away = now;
+            }
             Outcome::Kept(key) => self.kept.kept(&key),
             Outcome::Watch(sandbox, news) => self.watch(id, sandbox, news),
             // What the binder still has for it is not wanted.

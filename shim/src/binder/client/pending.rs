@@ -52,6 +52,8 @@ pub(super) enum Outcome {
     /// More of it is to come.
     More(Pending),
     Done,
+    /// The binder tells how often it turned something away.
+    TurnedAway(wire::TurnedAway),
     /// The binder watches this, for the receivers of the sender.
     Watch(Watched, News),
     /// The binder has something for it that nobody wants.
@@ -196,8 +198,9 @@ impl Pending {
                 Ok(Outcome::Done)
             }
             (Self::Status(reply), answer::What::Status(status)) => {
+                let told = status.turned_away.map(Outcome::TurnedAway);
                 drop(reply.send(Ok(status.into())));
-                Ok(Outcome::Done)
+                Ok(told.unwrap_or(Outcome::Done))
             }
             (Self::Watch(sandbox, reply), answer::What::Watching(_)) => {
                 let (news, gone) = Gone::channel();

@@ -369,7 +369,11 @@ impl Link {
 
     async fn status(self: Arc<Self>, id: u64, _place: OwnedSemaphorePermit) -> Result<(), End> {
         let status = self.shared.binder.status().await;
-        self.answer(id, answer::What::Status(status.into())).await
+        let status = wire::Status {
+            turned_away: Some(self.shared.refusals.so_far()),
+            ..status.into()
+        };
+        self.answer(id, answer::What::Status(status)).await
     }
 
     async fn answer(&self, id: u64, what: answer::What) -> Result<(), End> {

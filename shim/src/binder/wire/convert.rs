@@ -179,6 +179,7 @@ impl From<BinderStatus> for Status {
         Self {
             runtime: status.runtime,
             trouble: status.trouble.unwrap_or_default(),
+            turned_away: None,
         }
     }
 }
