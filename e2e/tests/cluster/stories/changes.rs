@@ -104,8 +104,9 @@ async fn a_gateway_that_is_killed_resets_and_another_goes_on(cluster: &Cluster) 
     let mut transfer = inside(cluster, TWO, &words)?;
     let pod = until("a gateway to carry it", SOON, || async {
         let mut carried = carried().await?.into_iter();
-        let since = |pod| before.get(pod).copied().unwrap_or_default();
-        Ok(carried.find_map(|(pod, bytes)| (bytes - since(&pod) > 16e6).then_some(pod)))
+        let since = |pod: &String| before.get(pod).copied().unwrap_or_default();
+        let carrier = carried.find(|(pod, bytes)| bytes - since(pod) > 16e6);
+        Ok(carrier.map(|(pod, _)| pod))
     })
     .await?;
     process_of("/sternline-gateway serve", "HOSTNAME", &pod)?.kill()?;
